@@ -1,0 +1,83 @@
+# Everything runs in .venv, which `make env` fills; every target sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+
+# `make env CONSTRAINTS=/dev/null` takes any version that requirements.txt allows.
+CONSTRAINTS ?= constraints.txt
+
+# Where detectron2 comes from, `index` or `source`; what was chosen last stays chosen.
+DETECTRON2 ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),index)
+DETECTRON2_COMMIT := a59f05630a8f205756064244bf5beb8661f96180
+DETECTRON2_SOURCE := git+https://github.com/facebookresearch/detectron2.git@$(DETECTRON2_COMMIT)
+ifeq ($(filter index source,$(DETECTRON2)),)
+$(error DETECTRON2=$(DETECTRON2): choose index or source)
+endif
+
+REQUIREMENTS := requirements.txt requirements-dev.txt requirements-no-deps.txt constraints.txt
+STAMP := $(VENV)/.ready-$(DETECTRON2)
+
+# detectron2 reads this variable when it is imported.
+export DETECTRON2_DATASETS ?= datasets
+DEMO_CONFIG := projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py
+DEMO_OUTPUT := output/demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env check-env test lint demo demo-data
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Settings: PYTHON=python3.11 (for a new .venv), DETECTRON2=index|source,'
+	@echo '  CONSTRAINTS=/dev/null (untested versions), DETECTRON2_DATASETS=folder.'
+
+env: $(STAMP) ## install everything into .venv
+
+check-env: env ## print what is installed and which data are there
+	$(PY) scripts/check_env.py
+
+test: env ## run all tests
+	$(VENV)/bin/pytest tests
+
+lint: env ## check style and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+demo: demo-data env ## train and evaluate a tiny model on DETECTRON2_DATASETS, draw its detections
+	$(PY) projects/GridCLIP/train_net.py --config-file $(DEMO_CONFIG) train.output_dir=$(DEMO_OUTPUT)
+	$(PY) scripts/visualize_results.py $(DEMO_OUTPUT)
+
+demo-data:
+	@for file in lvis/lvis_v1_train.json lvis/lvis_v1_val.json; do \
+	  if [ ! -f "$$DETECTRON2_DATASETS/$$file" ]; then \
+	    echo "make demo: $$DETECTRON2_DATASETS/$$file is missing: see datasets/README.md" >&2; \
+	    missing=1; \
+	  fi; \
+	done; test -z "$$missing"
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("GridCLIP needs Python 3.10 \
+	or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make env PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+
+# The no-deps wheels go through --target, the only way pip takes detectron2's cp310 wheel on another
+# Python. --target neither replaces nor removes, hence the uninstalling first.
+$(STAMP): $(REQUIREMENTS) pyproject.toml Makefile | $(PY)
+	rm -f $(VENV)/.ready-*
+	$(PIP) install --upgrade -c $(CONSTRAINTS) pip 'setuptools<81' wheel
+	$(PIP) install --no-warn-conflicts -c $(CONSTRAINTS) -r requirements.txt -r requirements-dev.txt \
+	  || { echo "If $(CONSTRAINTS) does not fit this platform: make env CONSTRAINTS=/dev/null" >&2; exit 1; }
+	$(PIP) uninstall --yes lvis detectron2 sal-detectron2
+	grep $(if $(filter source,$(DETECTRON2)),-v '^sal-detectron2',.) requirements-no-deps.txt \
+	  | $(PIP) install --no-deps --require-hashes --only-binary=:all: \
+	    --python-version 3.10 --implementation cp --abi none --platform any \
+	    --target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	    -r /dev/stdin
+ifeq ($(DETECTRON2),source)
+	$(PIP) install --no-build-isolation --no-deps $(DETECTRON2_SOURCE)
+endif
+	$(PIP) install --no-build-isolation --no-deps -e .
+	touch $@

@@ -1,0 +1,76 @@
+"""Shared fixtures: seeds, and the real test data where they are at hand."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+def find_shared_data() -> Path | None:
+    """The folder named by GRIDCLIP_TEST_DATA, else shared/data beside the checkout, else None."""
+    named = os.environ.get("GRIDCLIP_TEST_DATA")
+    if named:
+        if not Path(named).is_dir():
+            raise pytest.UsageError(f"GRIDCLIP_TEST_DATA={named}: there is no such folder")
+        return Path(named).resolve()
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return beside if beside.is_dir() else None
+
+
+SHARED_DATA = find_shared_data()
+
+# detectron2 reads the variable when it is imported, so a fixture would come too late.
+if SHARED_DATA is not None and (SHARED_DATA / "mini").is_dir():
+    os.environ.setdefault("DETECTRON2_DATASETS", str(SHARED_DATA / "mini"))
+
+# The models are tiny: a second thread costs more than it gives.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real test data; the test is skipped where there is none."""
+    if SHARED_DATA is None:
+        pytest.skip("no test data: set GRIDCLIP_TEST_DATA to their folder")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def mini_datasets(shared_data: Path) -> Path:
+    """A DETECTRON2_DATASETS root with 138 COCO photographs and LVIS v1 style annotations."""
+    root = shared_data / "mini"
+    if not root.is_dir():
+        pytest.skip(f"no data set in {shared_data}: {root.name}/ is missing")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+TINY_CLIP = dict(
+    embed_dim=32,
+    image_resolution=64,
+    vision_layers=(1, 1, 1, 1),
+    vision_width=8,
+    transformer_width=64,
+    transformer_heads=1,
+    transformer_layers=1,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """An archive in OpenAI's format of a very small CLIP with random weights."""
+    from gridclip.clip_checkpoint import write_random_clip_archive
+
+    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
+    write_random_clip_archive(path, **TINY_CLIP)
+    return path

@@ -1,0 +1,181 @@
+"""scripts/check_env.py: every fault gets a row that names it, and only real faults fail."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import check_env
+from check_env import MISSING, OK, WARNING
+
+
+@pytest.fixture
+def distributions(monkeypatch) -> dict[str, str]:
+    """Replaces the installed distributions, {name: version}, as check_env sees them."""
+    versions: dict[str, str] = {}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(check_env.metadata, "version", version)
+    return versions
+
+
+@pytest.fixture
+def other_clip(monkeypatch, tmp_path) -> Path:
+    """A module `clip` which is not OpenAI's, importable first."""
+    module = tmp_path / "clip.py"
+    module.write_text("def copy_to_clipboard(text): ...\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "clip"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield module
+    sys.modules.pop("clip", None)
+
+
+def test_everything_required_is_installed_here(capsys):
+    assert check_env.main() == 0
+    assert MISSING not in capsys.readouterr().out
+
+
+def test_runs_without_site_packages_and_names_all_that_is_missing():
+    command = [sys.executable, "-I", "-S", check_env.__file__]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for name in ("torch", "torchvision", "numpy", "detectron2", "clip", "lvis", "OpenCV"):
+        assert name in done.stderr
+        assert f"No module named '{'cv2' if name == 'OpenCV' else name}'" in done.stdout
+    assert done.stdout.count("fix: make env") >= 8
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [((3, 9, 18), MISSING), ((3, 10, 0), OK), ((3, 14, 1), OK)]
+)
+def test_python_version(version, status):
+    row = check_env.python_row(version)
+    assert row.status == status
+    assert ".".join(map(str, version)) in row.detail
+
+
+def test_main_fails_when_detectron2_cannot_be_imported(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "detectron2", None)  # makes `import detectron2` fail
+    assert check_env.detectron2_row().status == MISSING
+    assert check_env.main() == 1
+    assert "detectron2" in capsys.readouterr().err
+
+
+def test_a_module_that_fails_with_another_error_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "broken_binary.py").write_text("raise OSError('libGL.so.1: cannot open')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    row = check_env.module_row("broken_binary")
+    assert (row.status, row.detail) == (MISSING, "OSError: libGL.so.1: cannot open")
+    assert row.fix
+
+
+@pytest.mark.parametrize(
+    ("builds", "status", "word"),
+    [
+        ({"sal-detectron2": "0.7.2"}, OK, "index build"),
+        ({"detectron2": "0.6"}, OK, "source build"),
+        ({"sal-detectron2": "0.7.2", "detectron2": "0.6"}, MISSING, "both"),
+    ],
+)
+def test_detectron2_builds(distributions, builds, status, word):
+    distributions.update(builds)
+    row = check_env.detectron2_row()
+    assert row.status == status
+    assert word in row.detail
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_detectron2_row_tells_of_the_compiled_extension(monkeypatch, loaded):
+    monkeypatch.setitem(sys.modules, "detectron2._C", sys if loaded else None)
+    row = check_env.detectron2_row()
+    assert row.status == OK
+    assert ("_C loaded" in row.detail, "_C not loaded" in row.detail) == (loaded, not loaded)
+
+
+def test_another_package_named_clip_is_a_fault(other_clip):
+    row = check_env.clip_row()
+    assert row.status == MISSING
+    assert str(other_clip) in row.detail
+
+
+@pytest.mark.parametrize(
+    ("builds", "status"),
+    [
+        (["opencv-python-headless"], OK),
+        (["opencv-python"], OK),
+        (["opencv-python", "opencv-python-headless"], MISSING),
+        (["opencv-contrib-python-headless", "opencv-python-headless"], MISSING),
+    ],
+)
+def test_exactly_one_opencv(distributions, builds, status):
+    distributions.update(dict.fromkeys(builds, "4.10.0"))
+    row = check_env.opencv_row()
+    assert row.status == status
+    assert all(name in row.detail for name in builds)
+
+
+def test_requirement_problems(distributions):
+    distributions.update({"numpy": "2.3.5", "setuptools": "82.0.0"})
+    wanted = ["numpy<3,>=1.26", "setuptools<81,>=77", "yacs>=0.1.8"]
+    assert check_env.requirement_problems(wanted) == [
+        "setuptools<81,>=77 is wanted, 82.0.0 installed",
+        "yacs>=0.1.8 is not installed",
+    ]
+
+
+def test_a_requirement_out_of_range_is_a_fault_of_gridclip(monkeypatch):
+    monkeypatch.setattr(check_env.metadata, "requires", lambda name: ["numpy>=99"])
+    row = check_env.gridclip_row()
+    assert row.status == MISSING
+    assert "numpy>=99" in row.detail
+
+
+def test_dataset_rows(monkeypatch, tmp_path):
+    (tmp_path / "coco" / "train2017").mkdir(parents=True)
+    (tmp_path / "coco" / "train2017" / "000000000009.jpg").touch()
+    (tmp_path / "coco" / "val2017").mkdir()  # empty, which is as good as absent
+    (tmp_path / "lvis").mkdir()
+    (tmp_path / "lvis" / "lvis_v1_val.json").touch()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    status = {row.name: row.status for row in check_env.dataset_rows()}
+    assert status == {
+        "DETECTRON2_DATASETS": OK,
+        "coco/train2017": OK,
+        "coco/val2017": WARNING,
+        "lvis/lvis_v1_train.json": WARNING,
+        "lvis/lvis_v1_val.json": OK,
+    }
+
+
+def test_datasets_default_to_the_folder_datasets(monkeypatch, tmp_path):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    first, *files = check_env.dataset_rows()
+    assert first.detail.startswith("datasets ")
+    assert {row.status for row in files} == {WARNING}
+
+
+def test_clip_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_env.clip_weights_row().status == WARNING
+    weights = tmp_path / ".cache" / "clip" / "RN50.pt"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"0" * 2_000_000)
+    row = check_env.clip_weights_row()
+    assert row.status == OK
+    assert row.detail == f"{weights}, 2 MB"
+
+
+def test_missing_data_and_weights_only_warn(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    assert check_env.main() == 0
+    assert capsys.readouterr().out.count(WARNING) == 5
