@@ -1,0 +1,1 @@
+"""GridCLIP: one-stage open-vocabulary object detection on detectron2."""

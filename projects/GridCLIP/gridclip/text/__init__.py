@@ -1,0 +1,25 @@
+"""Vocabularies as text: category names, prompts, and CLIP's embeddings of them."""
+
+from gridclip.text.embeddings import TextEmbeddings
+from gridclip.text.encoder import (
+    build_text_embeddings,
+    embed_names,
+    encode_prompts,
+    precompute_text_embeddings,
+)
+from gridclip.text.names import Category, load_categories, prompt_phrases
+from gridclip.text.templates import TEMPLATES, get_templates, render_prompts
+
+__all__ = [
+    "TEMPLATES",
+    "Category",
+    "TextEmbeddings",
+    "build_text_embeddings",
+    "embed_names",
+    "encode_prompts",
+    "get_templates",
+    "load_categories",
+    "precompute_text_embeddings",
+    "prompt_phrases",
+    "render_prompts",
+]

@@ -1,0 +1,244 @@
+"""The text embeddings of a vocabulary, and the file they are kept in."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from torch.nn import functional as F
+
+_HEADER_FIELDS = ("names", "templates", "clip_model", "clip_sha256")
+_HOW_TO_WRITE = "Write it anew with scripts/precompute_text_embeddings.py."
+_UNIT_NORM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class TextEmbeddings:
+    """One embedding a category, and where they come from. No invalid one can be made.
+
+    Attributes:
+        names: the C categories' names, unique, in the order of the rows.
+        embeddings: (C, D) float32, every row of unit norm.
+        templates: the prompt templates that were averaged; empty if not known.
+        clip_model: name of the CLIP model whose text encoder made them, such as "RN50".
+        clip_sha256: hex digest of that model's file; empty if not known.
+
+    Raises:
+        ValueError: something of this does not hold; the message says what.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    templates: tuple[str, ...]
+    clip_model: str
+    clip_sha256: str
+
+    def __post_init__(self):
+        for field in ("names", "templates"):
+            object.__setattr__(self, field, _as_strings(getattr(self, field), field))
+        for field in ("clip_model", "clip_sha256"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"{field} must be a string, not {getattr(self, field)!r}.")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted(name for name in set(self.names) if self.names.count(name) > 1)
+            raise ValueError(f"Names must be unique; more than once: {_quote(twice)}.")
+        _check_embeddings(self.embeddings, self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the CLIP space."""
+        return self.embeddings.shape[1]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one safetensors file; a file that is there is replaced only once all is written."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {field: json.dumps(getattr(self, field)) for field in _HEADER_FIELDS}
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            # safetensors' own save_file makes a file that only its owner can read.
+            temporary.write_bytes(
+                to_safetensors({"embeddings": self.embeddings.contiguous()}, metadata)
+            )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "TextEmbeddings":
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, another kind of file, or its content is not valid.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No text embeddings at {path}. {_HOW_TO_WRITE}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, embeddings = file.metadata() or {}, file.get_tensor("embeddings")
+            return cls(
+                embeddings=embeddings, **{f: json.loads(metadata[f]) for f in _HEADER_FIELDS}
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no safetensors file with a tensor 'embeddings' ({error}). "
+                f"{_HOW_TO_WRITE} A table in .npy format is imported with --from-npy."
+            ) from error
+        except KeyError as error:
+            raise ValueError(f"{path}: its header has no {error}. {_HOW_TO_WRITE}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} {_HOW_TO_WRITE}") from error
+
+    @classmethod
+    def from_npy(
+        cls,
+        path: str | os.PathLike,
+        names: Sequence[str],
+        *,
+        clip_model: str,
+        templates: Sequence[str] = (),
+    ) -> "TextEmbeddings":
+        """Import a plain table such as Detic's and normalise its rows.
+
+        Args:
+            path: a ``.npy`` file, (C, D), of any floating point type and row norm.
+            names: the C names in the order of the rows.
+            clip_model: name of the CLIP model that made the table.
+            templates: the prompt templates that made it, if known.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no array, holds pickled objects, or does not fit the names.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No table of text embeddings at {path}.")
+        try:
+            with open(path, "rb") as file:
+                table = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} can't be read as an array: it is damaged, no .npy file, or holds pickled "
+                f"objects, which are refused ({error}). Save the plain array with numpy.save."
+            ) from error
+        if table.ndim != 2 or table.dtype.kind != "f":
+            raise ValueError(
+                f"{path} must be a (C, D) floating point array, not {table.shape} {table.dtype}."
+            )
+        if len(table) != len(names):
+            hint = " It seems to be transposed." if table.shape[1] == len(names) else ""
+            raise ValueError(
+                f"{path} is a {table.shape} table for {len(names)} names.{hint} "
+                "Give the names that it was made for, in the order of its rows."
+            )
+        embeddings = F.normalize(torch.from_numpy(table.astype(np.float32)), dim=1)
+        try:
+            return cls(names, embeddings, templates, clip_model, "")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def check(
+        self,
+        names: Sequence[str] | None = None,
+        dim: int | None = None,
+        clip_model: str | None = None,
+    ) -> None:
+        """Refuse embeddings that do not fit a configuration.
+
+        Args:
+            names: the names expected, in order.
+            dim: the width expected, D.
+            clip_model: the CLIP model expected; "ViT-B/32" and "ViT-B-32" are the same.
+
+        Raises:
+            ValueError: one of these does not fit; the message says which, and how to fix it.
+        """
+        if clip_model is not None and _plain_id(clip_model) != _plain_id(self.clip_model):
+            raise ValueError(
+                f"The text embeddings are those of CLIP {self.clip_model}, but {clip_model} is "
+                "needed. Run scripts/precompute_text_embeddings.py with the weights of "
+                f"{clip_model} as --clip."
+            )
+        if dim is not None and dim != self.dim:
+            raise ValueError(
+                f"The text embeddings have width {self.dim} (CLIP {self.clip_model}), but {dim} is "
+                "needed. Run scripts/precompute_text_embeddings.py with the CLIP model in use."
+            )
+        if names is not None and tuple(names) != self.names:
+            raise ValueError(_describe_difference(self.names, tuple(names)))
+
+    def subset(self, names: Sequence[str]) -> "TextEmbeddings":
+        """The embeddings of some of the categories, in the order given.
+
+        Raises:
+            ValueError: a name is not among the categories, or is given twice.
+        """
+        rows = {name: row for row, name in enumerate(self.names)}
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ValueError(f"There are no text embeddings for {_quote(missing)}.")
+        indices = torch.tensor([rows[name] for name in names], dtype=torch.long)
+        embeddings = self.embeddings[indices]
+        return TextEmbeddings(names, embeddings, self.templates, self.clip_model, self.clip_sha256)
+
+
+def _as_strings(values: Sequence[str], field: str) -> tuple[str, ...]:
+    if (
+        not isinstance(values, Sequence)
+        or isinstance(values, str)
+        or not all(isinstance(value, str) and value.strip() for value in values)
+    ):
+        raise ValueError(f"{field} must be a list of strings, none of them empty.")
+    return tuple(values)
+
+
+def _check_embeddings(embeddings: Tensor, names: Sequence[str]) -> None:
+    if embeddings.ndim != 2 or embeddings.dtype != torch.float32:
+        shape, dtype = tuple(embeddings.shape), embeddings.dtype
+        raise ValueError(f"Embeddings must be (C, D) float32, not {shape} {dtype}.")
+    if len(embeddings) != len(names):
+        raise ValueError(f"There are {len(embeddings)} embeddings for {len(names)} names.")
+    if not torch.isfinite(embeddings).all():
+        bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"Embeddings must be finite; not so: {_quote([names[i] for i in bad])}.")
+    norms = embeddings.norm(dim=1)
+    bad = ((norms - 1).abs() > _UNIT_NORM_TOLERANCE).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"Embeddings must have unit norm; '{names[bad[0]]}' has {norms[bad[0]]:.4g}"
+            f" ({len(bad)} of {len(names)} rows)."
+        )
+
+
+def _describe_difference(actual: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    if sorted(actual) == sorted(expected):
+        start = "The text embeddings have the names needed in another order; use subset(names)"
+    else:
+        start = (
+            f"The text embeddings are for {len(actual)} categories, and {len(expected)} others are "
+            "needed; run scripts/precompute_text_embeddings.py with --names of the dataset in use"
+        )
+    pairs = [(i, a, e) for i, (a, e) in enumerate(zip(actual, expected, strict=False)) if a != e]
+    listed = "; ".join(f"{i}: '{a}' instead of '{e}'" for i, a, e in pairs[:3])
+    return f"{start}. First differences: {listed or 'none but the number of names'}."
+
+
+def _quote(names: Sequence[str], limit: int = 5) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:limit])
+    return listed + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _plain_id(clip_model: str) -> str:
+    # OpenAI's name "ViT-L/14@336px" and its file's, "ViT-L-14-336px.pt".
+    return clip_model.replace("/", "-").replace("@", "-")

@@ -1,0 +1,188 @@
+"""From category names to text embeddings, with CLIP's text encoder."""
+
+import os
+from collections.abc import Sequence
+
+import clip
+import torch
+from clip.model import CLIP
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from gridclip.clip_checkpoint import load_clip
+from gridclip.text.embeddings import TextEmbeddings, _as_strings
+from gridclip.text.names import Category, _category, _unique, load_categories, prompt_phrases
+from gridclip.text.templates import get_templates, render_prompts
+
+_FEW_NAMES = 100  # embedded in seconds, without a progress bar
+
+
+@torch.no_grad()
+def encode_prompts(prompts: Sequence[str], clip_model: CLIP) -> Tensor:
+    """Encode P prompts as one batch.
+
+    Returns:
+        (P, D) float32 on the model's device, every row of unit norm.
+
+    Raises:
+        ValueError: a prompt has more tokens than CLIP reads (77 with the start and the end).
+    """
+    return _encode_tokens(_tokenize(prompts, clip_model.context_length), clip_model)
+
+
+@torch.no_grad()
+def build_text_embeddings(
+    categories: Sequence[Category],
+    clip_model: CLIP,
+    templates: str | Sequence[str] = "imagenet",
+    *,
+    use_synonyms: bool = False,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Tensor:
+    """One embedding a category: the mean of its prompts' unit embeddings, scaled to unit norm.
+
+    Args:
+        categories: C categories.
+        clip_model: CLIP, on the device that is to do the work.
+        templates: a set's name in ``TEMPLATES``, or the templates themselves.
+        use_synonyms: put the synonyms into the templates too; each word has the same weight.
+        batch_size: prompts encoded at a time.
+        progress: show a progress bar.
+
+    Returns:
+        (C, D) float32 on the CPU, every row of unit norm.
+
+    Raises:
+        ValueError: a prompt is too long (the message names its category), or the templates are
+            not valid.
+    """
+    templates = get_templates(templates)
+    embed_dim = clip_model.text_projection.shape[1]
+    if not categories:
+        return torch.zeros(0, embed_dim)
+    tokens, rows = _tokenize_categories(
+        categories, templates, use_synonyms, clip_model.context_length, progress
+    )
+    sums = torch.zeros(len(categories), embed_dim)
+    with tqdm(total=len(rows), desc="Encoding", unit="prompt", disable=not progress) as bar:
+        # Prompts of one length share a batch, so that nearly all padding is trimmed away.
+        for batch in _lengths(tokens).argsort(stable=True).split(batch_size):
+            sums.index_add_(0, rows[batch], _encode_tokens(tokens[batch], clip_model).cpu())
+            bar.update(len(batch))
+    return F.normalize(sums, dim=1)  # cancels the number of prompts: the mean is not needed
+
+
+def precompute_text_embeddings(
+    names_source: str | os.PathLike,
+    clip_source: str | os.PathLike,
+    templates: str | Sequence[str] = "imagenet",
+    output: str | os.PathLike | None = None,
+    *,
+    use_synonyms: bool = False,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> TextEmbeddings:
+    """Load names and CLIP, build the text embeddings, and write them to ``output`` if given.
+
+    Args:
+        names_source: as ``load_categories`` takes it: ``lvis_v1``, ``coco``, ..., or a file.
+        clip_source: as ``load_clip`` takes it: a file, or ``clip://RN50``.
+        templates, use_synonyms, progress: as in ``build_text_embeddings``.
+        output: the safetensors file to write.
+        device: where CLIP runs.
+
+    Raises:
+        FileNotFoundError, ValueError: the names, the weights or the templates are not usable.
+    """
+    templates = get_templates(templates)
+    categories = load_categories(names_source)
+    text_embeddings = _embed_categories(
+        categories, clip_source, templates, device, use_synonyms=use_synonyms, progress=progress
+    )
+    if output is not None:
+        text_embeddings.save(output)
+    return text_embeddings
+
+
+def embed_names(
+    names: Sequence[str],
+    clip_source: str | os.PathLike,
+    templates: str | Sequence[str] = "imagenet",
+    *,
+    device: str | torch.device = "cpu",
+) -> TextEmbeddings:
+    """The text embeddings of category names that somebody made up.
+
+    Args:
+        names: C names; needless spaces go, and underscores become spaces.
+        clip_source, templates, device: as in ``precompute_text_embeddings``.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights or the templates are not usable, there are no
+            names, or two are the same.
+    """
+    templates = get_templates(templates)
+    names = _as_strings(names, "names")
+    categories = _unique([_category(name) for name in names], "The vocabulary")
+    return _embed_categories(
+        categories, clip_source, templates, device, progress=len(names) > _FEW_NAMES
+    )
+
+
+def _embed_categories(
+    categories: Sequence[Category],
+    clip_source: str | os.PathLike,
+    templates: Sequence[str],
+    device: str | torch.device,
+    **options,
+) -> TextEmbeddings:
+    """Load CLIP and build the text embeddings; options as in ``build_text_embeddings``."""
+    clip_model, checkpoint = load_clip(clip_source, device)
+    return TextEmbeddings(
+        names=tuple(category.name for category in categories),
+        embeddings=build_text_embeddings(categories, clip_model, templates, **options),
+        templates=templates,
+        clip_model=checkpoint.model_id,
+        clip_sha256=checkpoint.sha256,
+    )
+
+
+def _tokenize_categories(
+    categories: Sequence[Category],
+    templates: Sequence[str],
+    use_synonyms: bool,
+    context_length: int,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """All P prompts' tokens (P, context_length) and the categories they are for (P,)."""
+    tokens, rows = [], []
+    phrases_of = prompt_phrases(categories, use_synonyms)
+    for row, phrases in enumerate(tqdm(phrases_of, "Tokenising", disable=not progress)):
+        prompts = [prompt for phrase in phrases for prompt in render_prompts(phrase, templates)]
+        try:
+            tokens.append(_tokenize(prompts, context_length))
+        except ValueError as error:
+            raise ValueError(f"Category '{categories[row].name}': {error}") from error
+        rows += [row] * len(prompts)
+    return torch.cat(tokens), torch.tensor(rows)
+
+
+def _tokenize(prompts: Sequence[str], context_length: int) -> Tensor:
+    try:
+        return clip.tokenize(list(prompts), context_length)
+    except RuntimeError as error:  # it quotes the prompt
+        raise ValueError(f"{error}; give a shorter name.") from error
+
+
+def _lengths(tokens: Tensor) -> Tensor:
+    # The end token is the largest of the vocabulary.
+    return tokens.argmax(dim=-1) + 1
+
+
+def _encode_tokens(tokens: Tensor, clip_model: CLIP) -> Tensor:
+    # Attention is causal: the padding after the end token has no effect and can go.
+    longest = int(_lengths(tokens).max()) if len(tokens) else 1
+    tokens = tokens[:, :longest].to(clip_model.text_projection.device)
+    return F.normalize(clip_model.encode_text(tokens).float(), dim=-1)

@@ -1,0 +1,169 @@
+import json
+
+import pytest
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+from gridclip.text import Category, load_categories, prompt_phrases, render_prompts
+
+
+def names_of(source):
+    return [category.name for category in load_categories(source)]
+
+
+@pytest.mark.parametrize(
+    "source, count, first, last",
+    [
+        ("lvis_v1", 1203, "aerosol can", "zucchini"),
+        ("coco", 80, "person", "toothbrush"),
+        ("voc", 20, "aeroplane", "tvmonitor"),
+        ("objects365", 365, "Person", "Table Tennis"),
+    ],
+)
+def test_datasets(source, count, first, last):
+    names = names_of(source)
+    assert len(names) == len(set(names)) == count
+    assert (names[0], names[-1]) == (first, last)
+
+
+def test_lvis_is_in_the_order_of_its_ids():
+    by_id = sorted(LVIS_CATEGORIES, key=lambda entry: entry["id"])
+    assert names_of("lvis_v1") == [entry["name"].replace("_", " ") for entry in by_id]
+
+
+def test_objects365_ids():
+    names = names_of("objects365")
+    ids = {50: "Van", 100: "Sheep", 150: "Gas stove", 200: "Heavy Truck", 250: "Parking meter",
+           300: "Tape Measur/ Ruler", 309: "Formula 1", 350: "Scallop"}  # fmt: skip
+    assert {i: names[i - 1] for i in ids} == ids
+
+
+def test_qualifiers_stay_in_display_names_and_leave_prompts():
+    categories = load_categories("lvis_v1")
+    phrases = dict(zip([c.name for c in categories], prompt_phrases(categories), strict=True))
+    assert phrases["bat (animal)"] == ("bat",)
+    assert phrases["flip-flop (sandal)"] == ("flip-flop",)
+    assert phrases["monitor (computer equipment) computer monitor"] == ("computer monitor",)
+
+
+def test_the_five_collisions_of_lvis_keep_their_qualifiers():
+    categories = load_categories("lvis_v1")
+    phrases = [phrase for (phrase,) in prompt_phrases(categories)]
+    assert sorted(phrase for phrase in phrases if "(" in phrase) == [
+        "bow (decorative ribbons)",
+        "bow (weapon)",
+        "fish (food)",
+        "octopus (animal)",
+        "octopus (food)",
+        "pan (for cooking)",
+        "pan (metal container)",
+        "salmon (fish)",
+        "salmon (food)",
+    ]
+    assert "fish" in phrases  # the fifth pair: only one of the two has a qualifier
+
+
+@pytest.mark.parametrize("source", ["lvis_v1", "coco", "voc", "objects365"])
+@pytest.mark.parametrize("templates", ["single", "name", "imagenet", "vild"])
+def test_prompts_of_different_categories_differ(source, templates):
+    categories = load_categories(source)
+    prompts = [render_prompts(phrase, templates)[0] for (phrase,) in prompt_phrases(categories)]
+    # CLIP's tokenizer lower-cases.
+    assert len({prompt.lower() for prompt in prompts}) == len(categories)
+
+
+def test_dataset_spellings_are_corrected_in_prompts_only():
+    categories = [Category("Moniter/TV"), Category("Bakset"), Category("diningtable")]
+    assert prompt_phrases(categories) == [("Monitor or TV",), ("Basket",), ("dining table",)]
+    assert names_of("objects365")[37] == "Moniter/TV"
+
+
+def test_synonyms_of_lvis():
+    lvis = {category.name: category for category in load_categories("lvis_v1")}
+    assert lvis["bull"].synonyms == ("horned cow",)  # the one name that is no synonym of itself
+    assert lvis["aerosol can"].synonyms == ("spray can",)
+    assert lvis["zebra"].synonyms == ()
+
+
+def test_synonyms_in_prompts():
+    categories = [
+        Category("bottle cap", ("cap (container lid)",)),
+        Category("cap (headwear)", ("cap (headwear)", "hat (headwear)", "hat")),
+    ]
+    assert prompt_phrases(categories) == [("bottle cap",), ("cap",)]
+    assert prompt_phrases(categories, use_synonyms=True) == [
+        ("bottle cap", "cap (container lid)"),  # "cap" is the other category's
+        ("cap", "cap (headwear)", "hat"),
+    ]
+
+
+def test_a_name_that_is_all_qualifier_stays():
+    assert prompt_phrases([Category("(unknown)")]) == [("(unknown)",)]
+
+
+def test_no_categories():
+    assert prompt_phrases([]) == []
+
+
+def test_text_file(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text(
+        "\ufeff# a comment\n\nfire_hydrant\n  cat ,kitty,  house_cat, cat # no dog\nC#-tuner\n",
+        encoding="utf-8",
+    )
+    assert load_categories(file) == [
+        Category("fire hydrant"),
+        Category("cat", ("kitty", "house cat")),
+        Category("C#-tuner"),
+    ]
+
+
+def test_json_file_is_ordered_by_id(tmp_path):
+    file = tmp_path / "instances.json"
+    entries = [
+        {"id": 7, "name": "dog", "synonyms": ["dog", "hound"]},
+        {"id": 2, "name": "traffic_light"},
+        {"id": 3, "name": "sky", "isthing": 0},
+    ]
+    file.write_text(json.dumps({"images": [], "categories": entries}))
+    assert load_categories(str(file)) == [Category("traffic light"), Category("dog", ("hound",))]
+
+
+def test_real_annotation_files(mini_datasets):
+    lvis = load_categories(mini_datasets / "lvis" / "lvis_v1_val.json")
+    assert lvis == load_categories("lvis_v1")
+    coco = load_categories(mini_datasets / "coco" / "annotations" / "instances_train2017.json")
+    assert coco == load_categories("coco")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "# nothing\n", "no category names"),
+        ("a.txt", "dog\ncat\nDog\n", "0 and 2 have the same name 'Dog'"),
+        ("a.txt", "dog\n , hound\n", "category 1 has an empty name"),
+        ("a.json", "{", "can't be read as category names"),
+        ("a.json", "[]", "can't be read as category names"),
+        ("a.json", '{"images": []}', "KeyError: 'categories'"),
+        ("a.json", '{"categories": ["dog"]}', "can't be read as category names"),
+        ("a.json", '{"categories": [{"id": 1, "name": null}]}', "can't be read as category names"),
+        ("a.json", '{"categories": []}', "no category names"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_categories(file)
+    assert str(file) in str(error.value)
+
+
+def test_binary_file_is_refused(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_bytes(b"\xff\xfe\x80dog")
+    with pytest.raises(ValueError, match="can't be read as category names"):
+        load_categories(file)
+
+
+def test_unknown_source():
+    with pytest.raises(FileNotFoundError, match="'lvis'.*lvis_v1, coco, voc, objects365"):
+        load_categories("lvis")
