@@ -1,0 +1,143 @@
+"""A training loader whose batches depend on the seed and the iteration alone.
+
+detectron2's own loader starts its random streams anew after a resume, and what an image looks
+like depends on the number of ranks and workers. Here the whole global batch is drawn by every
+rank, which keeps its share, and each sample's augmentation is seeded by its place in the stream:
+a resumed run sees what an uninterrupted one would have seen, and so do two ranks together.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class _GlobalStream(RepeatFactorTrainingSampler):
+    """The sampler's endless stream of indices before it is dealt out to ranks."""
+
+    def __iter__(self) -> Iterator[int]:
+        return self._infinite_indices()
+
+
+class GlobalBatchSampler(Sampler):
+    """Yields this rank's part of each global batch as a list of (index, position) pairs.
+
+    ``position`` counts the samples drawn since the start of training. Set ``start_iter`` before
+    iterating to skip the batches of a run that is resumed; no image is loaded for them.
+    """
+
+    def __init__(self, stream: Sampler, groups: np.ndarray, total_batch_size: int):
+        """
+        Args:
+            stream: endless, the same on all ranks.
+            groups: (images,) integers; images of one batch are of one group.
+            total_batch_size: images of a batch over all ranks.
+
+        Raises:
+            ValueError: the ranks can't share a batch equally.
+        """
+        if total_batch_size % comm.get_world_size():
+            raise ValueError(
+                f"A batch of {total_batch_size} can't be shared equally by "
+                f"{comm.get_world_size()} ranks: set dataloader.train.total_batch_size."
+            )
+        self.stream = stream
+        self.groups = groups
+        self.total_batch_size = total_batch_size
+        self.start_iter = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.total_batch_size // comm.get_world_size()
+        start = comm.get_rank() * share
+        for batch in itertools.islice(self._global_batches(), self.start_iter, None):
+            yield batch[start : start + share]
+
+    def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
+        pending = {}
+        for position, index in enumerate(self.stream):
+            group = self.groups[index]
+            batch = pending.setdefault(group, [])
+            batch.append((index, position))
+            if len(batch) == self.total_batch_size:
+                yield pending.pop(group)
+
+
+class SeededMapDataset(Dataset):
+    """Maps a record with numpy's random state seeded by its position in the stream."""
+
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int):
+        self.records = DatasetFromList(records, copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        index, position = item
+        with _numpy_seed([self.seed, position]):
+            return self.mapper(self.records[index])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def _repeat_factors(dataset: list[dict], repeat_threshold: float) -> torch.Tensor:
+    # detectron2 logs a line for every category there.
+    sampler_logger = logging.getLogger(RepeatFactorTrainingSampler.__module__)
+    sampler_logger.disabled = True
+    try:
+        return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, repeat_threshold
+        )
+    finally:
+        sampler_logger.disabled = False
+
+
+@contextmanager
+def _numpy_seed(seed: list[int]):
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def build_train_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict],
+    total_batch_size: int,
+    repeat_threshold: float = 0.0,
+    num_workers: int = 4,
+    seed: int = 0,
+) -> DataLoader:
+    """An endless loader of lists of mapped records, landscape and portrait images apart.
+
+    Args:
+        dataset: records with "width", "height" and "annotations".
+        mapper: makes a model input of a record.
+        total_batch_size: images of a batch over all ranks.
+        repeat_threshold: LVIS's repeat factor sampling: images with categories that occur in a
+            smaller fraction of the images than this are seen more often; 0 for none. Computed
+            from the annotations in ``dataset``.
+        num_workers: processes a rank; what is loaded does not depend on it.
+        seed: of order and augmentation.
+    """
+    repeat_factors = _repeat_factors(dataset, repeat_threshold)
+    groups = np.array([record["width"] > record["height"] for record in dataset])
+    return DataLoader(
+        SeededMapDataset(dataset, mapper, seed),
+        batch_sampler=GlobalBatchSampler(
+            _GlobalStream(repeat_factors, seed=seed), groups, total_batch_size
+        ),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,323 @@
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError, StoreManifest
+
+MANIFEST = StoreManifest(
+    dataset="toy_train",
+    image_ids=(7, 3, "a/b", 12),
+    teacher="RN50",
+    teacher_sha256="ab" * 32,
+    preprocessing="squashed to 64 x 64",
+    windows="halves",
+    boxes=((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)),
+    mirror=True,
+    dim=5,
+)
+
+
+@pytest.fixture
+def embeddings():
+    return np.random.default_rng(0).normal(size=MANIFEST.shape).astype(np.float16)
+
+
+@pytest.fixture
+def complete(tmp_path, embeddings):
+    store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
+    store.write(range(4), embeddings)
+    return store.path
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def run_forked(function, *args):
+    process = multiprocessing.get_context("fork").Process(target=function, args=args)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_lookup_returns_what_was_written(complete, embeddings):
+    store = EmbeddingStore.open(complete)
+    for row, image_id in enumerate(MANIFEST.image_ids):
+        for mirrored in (False, True):
+            found = store.lookup(image_id, mirrored)
+            assert found.dtype == np.float32 and type(found) is np.ndarray
+            assert np.array_equal(found, embeddings[row, 3 * mirrored : 3 * mirrored + 3])
+    store.lookup(7)[:] = 0  # a copy: the file stays as it is
+    assert np.array_equal(store.lookup(7), embeddings[0, :3])
+
+
+def test_files_are_plain_npy_and_json(complete, embeddings):
+    assert sorted(contents(complete)) == ["done.npy", "embeddings.npy", "manifest.json"]
+    assert np.array_equal(np.load(complete / "embeddings.npy", allow_pickle=False), embeddings)
+    assert np.load(complete / "done.npy", allow_pickle=False).tolist() == [1, 1, 1, 1]
+    manifest = json.loads((complete / "manifest.json").read_text())
+    assert manifest["image_ids"] == [7, 3, "a/b", 12]
+    assert manifest["version"] == 1 and manifest["dtype"] == "float16"
+    assert EmbeddingStore.open(complete).manifest == MANIFEST
+
+
+def test_embeddings_are_mapped_not_loaded(complete):
+    assert isinstance(EmbeddingStore.open(complete)._embeddings, np.memmap)
+
+
+def test_resume_goes_on_where_it_stopped(tmp_path, complete, embeddings):
+    path = tmp_path / "resumed"
+    EmbeddingStore.create(path, MANIFEST).write([2, 0], embeddings[[2, 0]])
+    resumed = EmbeddingStore.create(path, MANIFEST)
+    assert resumed.pending().tolist() == [1, 3]
+    resumed.write([1, 3], embeddings[[1, 3]])
+    assert contents(path) == contents(complete)
+
+
+def test_pending_rows_are_dealt_out_to_ranks(tmp_path, embeddings):
+    store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
+    assert store.pending(0, 3).tolist() == [0, 3]
+    assert store.pending(2, 3).tolist() == [2]
+    assert store.pending(5, 6).tolist() == []
+    store.write([3], embeddings[[3]])
+    assert store.pending(0, 3).tolist() == [0]
+
+
+def create_and_write(path, embeddings, rank, world):
+    store = EmbeddingStore.create(path, MANIFEST)
+    for row in store.pending(rank, world):
+        store.write([row], embeddings[[row]])
+
+
+def test_processes_that_race_make_one_store(tmp_path, complete, embeddings):
+    path, context = tmp_path / "raced", multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=create_and_write, args=(path, embeddings, rank, 4))
+        for rank in range(4)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0, 0, 0]
+    assert contents(path) == contents(complete)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raced", "store"]
+
+
+def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete, embeddings):
+    path = tmp_path / "killed"
+
+    class KillOnWrite:
+        def __setitem__(self, rows, value):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_and_die():
+        store = EmbeddingStore.create(path, MANIFEST)
+        store.write([0, 1], embeddings[:2])
+        store._done = KillOnWrite()
+        store.write([2], embeddings[[2]] + 1)
+
+    assert run_forked(write_and_die) == -signal.SIGKILL
+    assert np.load(path / "embeddings.npy")[2].any()  # embeddings first, done bytes after them
+    store = EmbeddingStore.create(path, MANIFEST)
+    assert store.pending().tolist() == [2, 3]
+    with pytest.raises(EmbeddingStoreError, match="no embeddings of image id 'a/b' yet"):
+        store.lookup("a/b")
+    store.write([2, 3], embeddings[2:])
+    assert contents(path) == contents(complete)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(dataset="other"), r"dataset \('other' and 'toy_train'\)"),
+        (dict(image_ids=(3, 7, "a/b", 12)), r"image_ids \(4 and 4\)"),
+        (dict(image_ids=(7, 3)), r"image_ids \(2 and 4\)"),
+        (dict(teacher="RN101", teacher_sha256="cd"), r"teacher \(.*\), teacher_sha256 \("),
+        (dict(preprocessing="cropped"), "preprocessing"),
+        (dict(windows="w", boxes=((0.0, 0.0, 1.0, 1.0),)), r"windows \(.*\), boxes \(1 and 3\)"),
+        (dict(mirror=False), r"mirror \(False and True\)"),
+        (dict(dim=6), r"dim \(6 and 5\)"),
+    ],
+)
+def test_create_refuses_a_store_of_something_else(complete, change, message):
+    before = contents(complete)
+    with pytest.raises(EmbeddingStoreError, match=f"(?s){message}.*Delete that folder or choose"):
+        EmbeddingStore.create(complete, replace(MANIFEST, **change))
+    assert contents(complete) == before
+
+
+def test_create_leaves_a_foreign_folder_alone(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("precious")
+    with pytest.raises(EmbeddingStoreError, match="no image-embedding store at .*thesis"):
+        EmbeddingStore.create(tmp_path / "thesis", MANIFEST)
+    assert contents(tmp_path / "thesis") == {"chapter1": b"precious"}
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_create_uses_an_empty_folder_and_makes_parents(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "new" / "store"):
+        assert len(EmbeddingStore.create(path, MANIFEST).pending()) == 4
+
+
+def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        EmbeddingStore.create(tmp_path / "store", MANIFEST)
+    assert not any(tmp_path.iterdir())
+
+
+def test_missing_store_names_folder_and_command(tmp_path):
+    with pytest.raises(EmbeddingStoreError, match="scripts/precompute_image_embeddings.py") as info:
+        EmbeddingStore.open(tmp_path / "nowhere")
+    assert f"--output {tmp_path / 'nowhere'}" in str(info.value)
+
+
+def test_incomplete_store_names_first_missing_image_and_command(tmp_path, embeddings):
+    EmbeddingStore.create(tmp_path / "s", MANIFEST).write([0, 2, 3], embeddings[[0, 2, 3]])
+    with pytest.raises(EmbeddingStoreError, match=r"3 of 4 rows.*missing one is image id 3\."):
+        EmbeddingStore.open(tmp_path / "s")
+    with pytest.raises(EmbeddingStoreError) as info:
+        EmbeddingStore.open(tmp_path / "s")
+    assert f"--dataset toy_train --clip CLIP --output {tmp_path / 's'} --windows halves\n" in str(
+        info.value
+    )
+
+
+def truncate(path, file, size):
+    os.truncate(path / file, os.stat(path / file).st_size - size)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("file", ["embeddings.npy", "done.npy"])
+def test_damaged_arrays_are_refused(complete, file, writable):
+    truncate(complete, file, 1)
+    with pytest.raises(EmbeddingStoreError, match=f"(?s){complete}.*{file}.*delete.*--output"):
+        EmbeddingStore(complete, writable=writable)
+    np.save(complete / file, np.zeros((4, 2), np.float16))
+    with pytest.raises(EmbeddingStoreError, match=rf"{file} is float16 \(4, 2\), its manifest"):
+        EmbeddingStore(complete, writable=writable)
+    np.save(complete / file, np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(EmbeddingStoreError, match=file):
+        EmbeddingStore(complete, writable=writable)
+    (complete / file).unlink()
+    with pytest.raises(EmbeddingStoreError, match=file):
+        EmbeddingStore(complete, writable=writable)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: m.clear(), "KeyError: 'image_ids_sha256'"),
+        (lambda m: m.pop("teacher"), "teacher"),
+        (lambda m: m.update(surprise=1), "surprise"),
+        (lambda m: m["image_ids"].reverse(), "digest"),
+        (lambda m: m.update(image_ids=[7, 7]), "twice"),
+        (lambda m: m.update(image_ids=[7, 1.5]), "1.5 is neither"),
+        (lambda m: m.update(image_ids=[]), "no images"),
+        (lambda m: m.update(boxes=[["a"]]), "boxes|float"),
+        (lambda m: m.update(version=2), "format version 2"),
+        (lambda m: m.update(dtype="float64"), "float64"),
+    ],
+)
+def test_odd_manifests_are_refused(complete, change, message):
+    manifest = json.loads((complete / "manifest.json").read_text())
+    change(manifest)
+    (complete / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EmbeddingStoreError, match=f"(?s)manifest.json.*({message}).*Delete"):
+        EmbeddingStore.open(complete)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '{"version": 1'])
+def test_no_manifest_at_all(complete, text):
+    (complete / "manifest.json").write_text(text)
+    with pytest.raises(EmbeddingStoreError, match="manifest.json is no manifest"):
+        EmbeddingStore.open(complete)
+
+
+def test_lookup_names_what_is_not_there(complete, tmp_path):
+    store = EmbeddingStore.open(complete)
+    with pytest.raises(EmbeddingStoreError, match="holds no image id '7'"):
+        store.lookup("7")
+    plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
+    plain.write(range(4), np.ones(plain.manifest.shape))
+    with pytest.raises(EmbeddingStoreError, match="no mirrored images") as info:
+        plain.lookup(7, mirrored=True)
+    assert "--no-mirror" not in str(info.value)
+
+
+def test_values_that_are_not_finite_are_not_handed_out(complete):
+    array = np.load(complete / "embeddings.npy")
+    array[1, 4, 2] = np.nan
+    np.save(complete / "embeddings.npy", array)
+    store = EmbeddingStore.open(complete)
+    assert np.isfinite(store.lookup(3)).all()
+    with pytest.raises(EmbeddingStoreError, match="image id 3 are not finite; delete the folder"):
+        store.lookup(3, mirrored=True)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])
+def test_write_refuses_values_that_are_not_finite(tmp_path, embeddings, bad):
+    store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
+    values = embeddings[:1].astype(np.float32)
+    values[0, 0, 0] = bad
+    with pytest.raises(ValueError, match="not finite in float16"):
+        store.write([0], values)
+    assert len(store.pending()) == 4
+
+
+def test_write_refuses_other_shapes(tmp_path, complete, embeddings):
+    store = EmbeddingStore.create(tmp_path / "other", MANIFEST)
+    for rows, values in (([0, 1], embeddings[:1]), ([0], embeddings[0]), ([0], embeddings[:1, :3])):
+        with pytest.raises(ValueError, match=r"Expected embeddings of shape \(., 6, 5\)"):
+            store.write(rows, values)
+    assert len(store.pending()) == 4
+    store.write([], embeddings[:0])
+    assert len(store.pending()) == 4
+    with pytest.raises(ValueError, match="read-only"):
+        EmbeddingStore.open(complete).write([0], embeddings[:1])
+
+
+def test_check_accepts_what_fits_and_names_what_does_not(complete):
+    store = EmbeddingStore.open(complete)
+    store.check()
+    store.check(image_ids=[12, 7], teacher_sha256="ab" * 32, dim=5, windows="halves", mirror=True)
+    with pytest.raises(EmbeddingStoreError, match="lacks 2 images, the first is id 4"):
+        store.check(image_ids=[7, 4, 5])
+    with pytest.raises(EmbeddingStoreError, match="teacher_sha256 is 'abab.*', not 'cd'"):
+        store.check(teacher_sha256="cd")
+    with pytest.raises(EmbeddingStoreError, match="dim is 5, not 8; its windows is 'halves'"):
+        store.check(dim=8, windows="whole")
+    with pytest.raises(EmbeddingStoreError, match="--windows whole"):
+        store.check(windows="whole")
+
+
+def test_check_mirror(tmp_path):
+    store = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
+    store.check(mirror=False)
+    with pytest.raises(EmbeddingStoreError, match="no mirrored images"):
+        store.check(mirror=True)
+
+
+def test_pickle_takes_the_path_along_and_not_the_data(tmp_path):
+    manifest = replace(MANIFEST, image_ids=tuple(range(2000)))
+    store = EmbeddingStore.create(tmp_path / "store", manifest)
+    store.write([5], np.ones((1, *manifest.shape[1:])))
+    data = pickle.dumps(store)
+    assert len(data) < 500
+    copy = pickle.loads(data)
+    assert copy.writable and np.array_equal(copy.lookup(5), store.lookup(5))
+    store.write([6], np.ones((1, *manifest.shape[1:])))
+    assert 6 not in copy.pending()  # the same files

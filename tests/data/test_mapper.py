@@ -1,0 +1,271 @@
+import pickle
+from dataclasses import replace
+
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
+from detectron2.structures import BoxMode
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError, StoreManifest
+from gridclip.data.mapper import GridCLIPDatasetMapper
+
+MANIFEST = StoreManifest(
+    dataset="toy_train",
+    image_ids=(4, 9),
+    teacher="RN50",
+    teacher_sha256="ab" * 32,
+    preprocessing="none",
+    windows="halves",
+    boxes=((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
+    mirror=True,
+    dim=3,
+)
+PLAIN, MIRRORED = [[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]  # of image 4; 9 has 100 more
+
+
+@pytest.fixture
+def store(tmp_path):
+    values = np.arange(12).reshape(1, 4, 3)
+    EmbeddingStore.create(tmp_path / "store", MANIFEST).write([0, 1], [*values, *(values + 100)])
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def plain_store(tmp_path):
+    manifest = replace(MANIFEST, mirror=False)
+    EmbeddingStore.create(tmp_path / "plain", manifest).write([0, 1], np.zeros(manifest.shape))
+    return str(tmp_path / "plain")
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Left half black, right half white; a box on the white half."""
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    image[:, 20:] = 255
+    Image.fromarray(image).save(tmp_path / "image.png")
+    box = dict(bbox=[20, 0, 40, 20], bbox_mode=BoxMode.XYXY_ABS, category_id=2)
+    return dict(
+        file_name=str(tmp_path / "image.png"),
+        image_id=4,
+        height=20,
+        width=40,
+        annotations=[box],
+        neg_category_ids=[1, 1203],
+        not_exhaustive_category_ids=[3],
+    )
+
+
+def mapper(store, *augmentations, **kwargs):
+    return GridCLIPDatasetMapper(
+        True, augmentations=list(augmentations), image_embeddings=store, **kwargs
+    )
+
+
+def is_mirrored(output):
+    return bool(output["image"][:, :, 0].min() == 255)
+
+
+def test_adds_embeddings_and_federated_classes(store, record):
+    output = mapper(store)(record)
+    assert output["image_embeddings"].dtype == torch.float32
+    assert output["image_embeddings"].tolist() == PLAIN
+    assert output["image_windows"].dtype == torch.float32
+    assert output["image_windows"].tolist() == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
+    for key, expected in (("negative_classes", [0, 1202]), ("not_exhaustive_classes", [2])):
+        assert output[key].dtype == torch.int64 and output[key].tolist() == expected
+    assert "neg_category_ids" not in output and "not_exhaustive_category_ids" not in output
+    assert record["neg_category_ids"] == [1, 1203]  # the dataset's own dict stays as it is
+
+
+def test_the_rest_is_detectron2s(store, record):
+    augmentations = [T.Resize((10, 20)), T.RandomFlip(prob=1.0)]
+    output = mapper(store, *augmentations)(record)
+    expected = DatasetMapper(True, augmentations=augmentations, image_format="RGB")(record)
+    assert torch.equal(output["image"], expected["image"])
+    assert torch.equal(output["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
+    added = {"image_embeddings", "image_windows", "negative_classes", "not_exhaustive_classes"}
+    raw = {"neg_category_ids", "not_exhaustive_category_ids"}
+    assert set(output) - added == set(expected) - raw
+
+
+def test_pictures_are_read_as_rgb(store, record):
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(record["file_name"])
+    assert mapper(store)(record)["image"][:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "augmentations, mirrored",
+    [
+        ([T.RandomFlip(prob=0.0)], False),
+        ([T.RandomFlip(prob=1.0)], True),
+        ([T.HFlipTransform(40)], True),
+        ([T.RandomFlip(prob=1.0), T.Resize((30, 30)), T.RandomFlip(prob=1.0)], False),
+        ([T.AugmentationList([T.Resize(30), T.AugmentationList([T.RandomFlip(prob=1.0)])])], True),
+        ([T.RandomApply(T.AugmentationList([T.RandomFlip(prob=1.0)]), prob=1.0)], True),
+        ([T.RandomApply(T.RandomFlip(prob=1.0), prob=0.0)], False),
+        ([T.TransformList([T.HFlipTransform(40), T.TransformList([T.HFlipTransform(40)])])], False),
+    ],
+)
+def test_embeddings_follow_flips(store, record, augmentations, mirrored):
+    output = mapper(store, *augmentations)(record)
+    assert is_mirrored(output) == mirrored
+    assert output["image_embeddings"].tolist() == (MIRRORED if mirrored else PLAIN)
+
+
+def test_embeddings_follow_random_flips(store, record):
+    flipping = mapper(store, T.RandomFlip(prob=0.5))
+    outputs = [flipping(record) for _ in range(40)]
+    seen = [is_mirrored(output) for output in outputs]
+    assert 5 < sum(seen) < 35
+    for output, mirrored in zip(outputs, seen, strict=True):
+        assert output["image_embeddings"].tolist() == (MIRRORED if mirrored else PLAIN)
+
+
+def test_an_image_left_without_boxes_keeps_its_embeddings(store, record):
+    output = mapper(store)(record | dict(annotations=[], image_id=9))
+    assert len(output["instances"]) == 0
+    assert output["image_embeddings"][0].tolist() == [100, 101, 102]
+    output = mapper(store)(record | dict(neg_category_ids=[]))
+    assert output["negative_classes"].shape == (0,)
+    assert output["negative_classes"].dtype == torch.int64
+
+
+def test_without_store_or_federated_annotation_nothing_is_added(record):
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        record.pop(key)
+    output = mapper(None, T.RandomCrop("relative", (0.5, 0.5)))(record)
+    assert set(output) == {"file_name", "image_id", "height", "width", "image", "instances"}
+
+
+def test_inference_needs_no_embeddings(store, record):
+    output = GridCLIPDatasetMapper(False, augmentations=[])(record)
+    assert "image_embeddings" not in output and "negative_classes" not in output
+    with pytest.raises(ValueError, match="for training"):
+        GridCLIPDatasetMapper(False, augmentations=[], image_embeddings=store)
+
+
+def test_training_needs_annotations(store, record):
+    record.pop("annotations")
+    with pytest.raises(ValueError, match="No annotations to train on in .*image.png"):
+        mapper(store)(record)
+
+
+class Shifted(T.Resize):
+    """Named like a resize, does something else."""
+
+
+class Wrapper(T.Augmentation):
+    def __init__(self):
+        self.tfm = self.aug = T.NoOpTransform()
+
+
+@pytest.mark.parametrize(
+    "augmentation, message",
+    [
+        (T.RandomCrop("relative", (0.5, 0.5)), "RandomCrop .*only a part"),
+        (T.RandomCrop_CategoryAreaConstraint("relative", (0.5, 0.5)), "only a part"),
+        (T.MinIoURandomCrop(), "only a part"),
+        (T.CropTransform(0, 0, 5, 5), "CropTransform .*only a part"),
+        (T.FixedSizeCrop((50, 50)), "FixedSizeCrop .*crops or pads"),
+        (T.PadTransform(1, 1, 1, 1), "padding"),
+        (T.RandomExtent((0.5, 1), (0, 0)), "RandomExtent .*crops or pads"),
+        (T.RandomRotation(10), "RandomRotation .*rotated"),
+        (T.RotationTransform(20, 40, 10), "rotated"),
+        (T.RandomFlip(prob=0.1, horizontal=False, vertical=True), "RandomFlip .*upside down"),
+        (T.VFlipTransform(20), "upside down"),
+        (T.GridSampleTransform(np.zeros((2, 2, 2)), "bilinear"), "not known"),
+        (Shifted(30), "Shifted .*not known"),
+        (Wrapper(), "Wrapper .*not known"),
+        (T.AugmentationList([T.Resize(30), T.RandomRotation(10)]), "RandomRotation"),
+        (T.RandomApply(T.RandomRotation(10)), "RandomRotation"),
+        (T.TransformList([T.NoOpTransform(), T.VFlipTransform(20)]), "VFlipTransform"),
+    ],
+)
+def test_augmentations_that_break_the_correspondence_are_refused(store, augmentation, message):
+    with pytest.raises(ValueError, match=message):
+        mapper(store, T.RandomFlip(), augmentation)
+    mapper(None, augmentation)  # without embeddings there is nothing to break
+
+
+ALLOWED = [
+    T.Resize((20, 30)),
+    T.RandomResize([(20, 30)]),
+    T.ResizeShortestEdge((10, 20), 40),
+    T.ResizeScale(0.5, 1.5, 30, 30),
+    T.RandomBrightness(0.5, 1.5),
+    T.RandomContrast(0.5, 1.5),
+    T.RandomSaturation(0.5, 1.5),
+    T.RandomLighting(0.1),
+    T.NoOpTransform(),
+    T.RandomApply(T.AugmentationList([T.RandomBrightness(0.5, 1.5)])),
+]
+
+
+def test_allowed_augmentations(plain_store, record):
+    output = mapper(plain_store, *ALLOWED, T.RandomFlip(prob=0.0))(record)
+    assert output["image_embeddings"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "flip",
+    [T.RandomFlip(), T.HFlipTransform(40), T.RandomApply(T.AugmentationList([T.RandomFlip()]))],
+)
+def test_flips_need_mirrored_embeddings(plain_store, flip):
+    with pytest.raises(EmbeddingStoreError, match="no mirrored images") as info:
+        mapper(plain_store, *ALLOWED, flip)
+    assert "precompute_image_embeddings.py" in str(info.value)
+    assert "--no-mirror" not in str(info.value)
+
+
+def test_a_missing_or_incomplete_store_is_an_error_at_once(tmp_path):
+    with pytest.raises(EmbeddingStoreError, match=f"(?s){tmp_path}.*precompute_image_embeddings"):
+        mapper(str(tmp_path / "nowhere"))
+    EmbeddingStore.create(tmp_path / "begun", MANIFEST)
+    with pytest.raises(EmbeddingStoreError, match="0 of 2 rows are done.*image id 4"):
+        mapper(str(tmp_path / "begun"))
+
+
+def test_an_image_that_is_not_in_the_store_is_named(store, record):
+    with pytest.raises(EmbeddingStoreError, match="holds no image id 5"):
+        mapper(store)(record | dict(image_id=5))
+
+
+def test_works_from_lazy_and_yacs_configs(store, record):
+    config = LazyCall(GridCLIPDatasetMapper)(
+        is_train=True,
+        augmentations=[LazyCall(T.RandomFlip)(prob=1.0)],
+        image_embeddings=store,
+        use_instance_mask=False,
+    )
+    assert instantiate(config)(record)["image_embeddings"].tolist() == MIRRORED
+    cfg = get_cfg()
+    cfg.INPUT.RANDOM_FLIP = "none"
+    from_yacs = GridCLIPDatasetMapper(cfg, is_train=True, image_embeddings=store)
+    assert from_yacs.image_format == "BGR"  # yacs configs say it themselves
+    assert from_yacs(record)["image_embeddings"].tolist() == PLAIN
+
+
+def test_pickled_mapper_carries_no_embeddings(store, record, tmp_path):
+    manifest = replace(MANIFEST, image_ids=tuple(range(5000)))
+    large = EmbeddingStore.create(tmp_path / "large", manifest)
+    large.write(range(5000), np.ones(manifest.shape))
+    data = pickle.dumps(mapper(str(large.path), T.RandomFlip(prob=1.0)))
+    assert len(data) < 5000
+    assert pickle.loads(data)(record)["image_embeddings"].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_works_in_worker_processes(store, record, context):
+    dataset = MapDataset(
+        DatasetFromList([record, record | dict(image_id=9)]),
+        mapper(store, T.RandomFlip(prob=1.0)),
+    )
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=context)
+    found = [output["image_embeddings"][0].tolist() for output in loader]
+    assert found == [[6, 7, 8], [106, 107, 108]]

@@ -1,0 +1,188 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+import precompute_image_embeddings as script
+from gridclip.clip_checkpoint import write_random_clip_archive
+from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
+    write_random_clip_archive(
+        path,
+        embed_dim=48,
+        image_resolution=64,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=16,
+        transformer_width=64,
+        transformer_heads=1,
+        transformer_layers=1,
+    )
+    return path
+
+
+def make_root(root):
+    """A DETECTRON2_DATASETS root whose lvis_v1_train has twelve small pictures."""
+    images = []
+    (root / "coco" / "train2017").mkdir(parents=True)
+    (root / "lvis").mkdir()
+    for image_id in range(1, 13):
+        pixels = np.random.default_rng(image_id).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "coco" / "train2017" / f"{image_id:012}.jpg")
+        url = f"http://images.cocodataset.org/train2017/{image_id:012}.jpg"
+        images.append(dict(id=image_id, height=30, width=40, coco_url=url))
+    annotations = dict(images=images, annotations=[], categories=[dict(id=1, name="cat")])
+    (root / "lvis" / "lvis_v1_train.json").write_text(json.dumps(annotations))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_root(tmp_path / "datasets")
+
+
+@pytest.fixture
+def dataset(root, request):
+    """The same pictures under a name of their own, for this process."""
+    name = f"toy_{request.node.name}"
+    records = [
+        dict(file_name=str(file), image_id=int(file.stem), height=30, width=40)
+        for file in sorted((root / "coco" / "train2017").iterdir())
+    ]
+    DatasetCatalog.register(name, lambda: records)
+    yield name
+    DatasetCatalog.remove(name)
+
+
+def arguments(dataset, archive, output, *more):
+    options = ["--dataset", dataset, "--clip", str(archive), "--output", str(output)]
+    return options + ["--device", "cpu", "--num-workers", "0", *more]
+
+
+def command(archive, output, launcher=()):
+    options = arguments("lvis_v1_train", archive, output, "--batch-size", "1")
+    return [sys.executable, *launcher, script.__file__, *options]
+
+
+def environment(root):
+    return os.environ | dict(DETECTRON2_DATASETS=str(root), OMP_NUM_THREADS="1")
+
+
+def run(root, *args, **kwargs):
+    return subprocess.run(
+        command(*args, **kwargs), env=environment(root), capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(archive, tmp_path_factory):
+    """Store of lvis_v1_train; made by a process of its own, as bits depend on its threads."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+    result = run(make_root(path / "datasets"), archive, path / "store")
+    assert result.returncode == 0, result.stderr
+    return path / "store"
+
+
+def test_makes_a_store_and_says_what_it_did(dataset, archive, tmp_path, capsys):
+    options = arguments(dataset, archive, tmp_path / "store", "--windows", "whole+tiles9")
+    assert script.main(options) == 0
+    printed = capsys.readouterr()
+    assert "12 of 12 images done" in printed.out and "images/s" in printed.out
+    assert "240 vectors of width 48, 0.0 MB" in printed.out
+    assert "12/12" in printed.err  # the progress bar
+    store = EmbeddingStore.open(tmp_path / "store")
+    assert store.manifest.dataset == dataset and store.manifest.image_ids == tuple(range(1, 13))
+    assert store.lookup(7, mirrored=True).shape == (10, 48)
+    assert script.main(options) == 0
+    assert "this run: 0 images" in capsys.readouterr().out
+
+
+def test_no_mirror(dataset, archive, tmp_path):
+    assert script.main(arguments(dataset, archive, tmp_path / "store", "--no-mirror")) == 0
+    assert EmbeddingStore.open(tmp_path / "store").manifest.shape == (12, 1, 48)
+
+
+def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
+    dataset, root, archive, tmp_path, capsys
+):
+    damaged = root / "coco" / "train2017" / f"{5:012}.jpg"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:300])
+    options = arguments(dataset, archive, tmp_path / "store")
+    assert script.main(options) == 1
+    printed = capsys.readouterr()
+    assert "11 of 12 images done" in printed.out
+    assert "1 images failed" in printed.err and f"  5 {damaged}: " in printed.err
+    with pytest.raises(EmbeddingStoreError, match="missing one is image id 5"):
+        EmbeddingStore.open(tmp_path / "store")
+    damaged.write_bytes(data)
+    assert script.main(options) == 0
+    assert "this run: 1 images" in capsys.readouterr().out
+
+
+def test_a_store_of_something_else_is_an_error(dataset, archive, tmp_path):
+    script.main(arguments(dataset, archive, tmp_path / "store"))
+    with pytest.raises(SystemExit, match="error: .*differ in windows.*Delete that folder"):
+        script.main(arguments(dataset, archive, tmp_path / "store", "--windows", "tiles9"))
+
+
+def test_unknown_or_missing_datasets_are_named(archive, tmp_path):
+    with pytest.raises(SystemExit, match="no dataset 'lvis_v1_trian'; .*lvis_v1_train"):
+        script.main(arguments("lvis_v1_trian", archive, tmp_path / "store"))
+    DatasetCatalog.register("toy_gone", lambda: open(tmp_path / "gone.json"))
+    try:
+        with pytest.raises(SystemExit, match="gone.json.*DETECTRON2_DATASETS"):
+            script.main(arguments("toy_gone", archive, tmp_path / "store"))
+    finally:
+        DatasetCatalog.remove("toy_gone")
+
+
+def test_missing_weights_are_named(dataset, tmp_path):
+    with pytest.raises(SystemExit, match="gone.pt"):
+        script.main(arguments(dataset, tmp_path / "gone.pt", tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(root, archive, tmp_path, uninterrupted):
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(archive, killed), env=environment(root), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (killed / "done.npy").exists() and np.load(killed / "done.npy").any():
+            break
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = int(np.load(killed / "done.npy").sum())
+    assert 0 < done < 12
+    resumed = run(root, archive, killed)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"this run: {12 - done} images" in resumed.stdout
+    for file in ("manifest.json", "embeddings.npy", "done.npy"):
+        assert (killed / file).read_bytes() == (uninterrupted / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_ranks_equals_one(root, archive, tmp_path, uninterrupted):
+    (root / "coco" / "train2017" / f"{2:012}.jpg").write_bytes(b"no picture")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    result = run(root, archive, tmp_path / "two", launcher=launcher)
+    assert result.returncode != 0
+    assert result.stdout.count("11 of 12 images done") == 1, result.stderr
+    assert "1 images failed" in result.stderr and "  2 " in result.stderr
+    done = np.load(tmp_path / "two" / "done.npy") == 1
+    assert np.flatnonzero(~done).tolist() == [1]
+    two, one = (np.load(path / "embeddings.npy") for path in (tmp_path / "two", uninterrupted))
+    np.testing.assert_array_equal(two[done], one[done])
