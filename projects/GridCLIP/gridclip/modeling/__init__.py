@@ -1,0 +1,18 @@
+"""The model: CLIP backbone, dense head, text classifier and the alignments."""
+
+from .clip_resnet import CLIPFPN, CLIPResNet
+from .gridclip import GridCLIP
+from .head import GridHead
+from .image_alignment import BackboneImageAlignment, GridImageAlignment
+from .text_classifier import ClosedSetClassifier, TextClassifier
+
+__all__ = [
+    "BackboneImageAlignment",
+    "CLIPFPN",
+    "CLIPResNet",
+    "ClosedSetClassifier",
+    "GridCLIP",
+    "GridHead",
+    "GridImageAlignment",
+    "TextClassifier",
+]

@@ -1,0 +1,261 @@
+"""The GridCLIP meta-architecture."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.box_regression import _dense_box_regression_loss
+from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from gridclip.text import TextEmbeddings, embed_names
+
+from .federated_loss import (
+    ImageLabels,
+    federated_classes,
+    federated_focal_loss,
+    sample_classes,
+)
+from .image_alignment import ImageAlignment
+from .text_classifier import TextClassifier
+
+"""
+Naming convention:
+
+    N: images, R: grid locations over all levels, C: categories of the vocabulary,
+    K: categories that enter the loss of a batch, D: width of CLIP's space, V: windows an image.
+"""
+
+
+@META_ARCH_REGISTRY.register()
+class GridCLIP(FCOS):
+    """FCOS whose locations are classified against text embeddings of category names.
+
+    Matching, box regression, centerness and post-processing are detectron2's FCOS. Two losses
+    are its own: *grid-level alignment*, a focal loss on the cosine logits over the categories
+    known for each image, and *image-level alignment* of pooled student vectors with stored
+    embeddings of the frozen CLIP image encoder, in training only.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        classifier: TextClassifier,
+        image_alignment: ImageAlignment | None = None,
+        grid_alignment_weight: float = 1.0,
+        federated_weights: Tensor | None = None,
+        num_sampled_classes: int = 50,
+        seed: int = 0,
+        **kwargs,
+    ):
+        """
+        Args:
+            backbone: a :class:`CLIPFPN`; images are RGB.
+            head: a :class:`GridHead`.
+            classifier: holds the vocabulary.
+            image_alignment: None switches the image-level term off.
+            grid_alignment_weight: of the classification loss.
+            federated_weights: (C,) float, how likely each category is sampled as a negative;
+                zero for novel ones. None: only verified negatives.
+            num_sampled_classes: negatives sampled a batch.
+            seed: of that sampling; a step's draw depends on it and the iteration alone.
+            kwargs: of detectron2's FCOS, but for ``num_classes``, which the vocabulary sets.
+        """
+        super().__init__(backbone=backbone, head=head, num_classes=classifier.num_classes, **kwargs)
+        self.input_format = "RGB"
+        self.classifier = classifier
+        self.image_alignment = image_alignment
+        self.grid_alignment_weight = grid_alignment_weight
+        if federated_weights is None:
+            federated_weights = torch.zeros(classifier.num_classes)
+        if federated_weights.shape != (classifier.num_classes,):
+            raise ValueError(
+                f"federated_weights has {tuple(federated_weights.shape)} entries, "
+                f"the vocabulary {classifier.num_classes} categories."
+            )
+        self.register_buffer("federated_weights", federated_weights.float(), persistent=False)
+        self.num_sampled_classes = num_sampled_classes
+        self.seed = seed
+        # Positive locations an image, averaged over steps; saved, so that a resumed run goes on.
+        self.register_buffer("loss_normalizer", torch.tensor(0.0))
+
+    def set_vocabulary(
+        self,
+        vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
+        clip_model: str | os.PathLike | None = None,
+    ) -> None:
+        """Detect other categories from now on. Weights, count and names change together.
+
+        Args:
+            vocabulary: text embeddings, a file of them, or category names.
+            clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds
+                them, the one of the training vocabulary.
+
+        Raises:
+            ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
+        """
+        if not isinstance(vocabulary, TextEmbeddings | str | os.PathLike):
+            if clip_model is None:
+                raise ValueError("To embed category names, name the CLIP model: clip_model=...")
+            vocabulary = embed_names(vocabulary, clip_model)
+        self.classifier.set_vocabulary(vocabulary)
+        self.num_classes = self.classifier.num_classes
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: as detectron2's dense detectors take them. In training also, from
+                ``GridCLIPDatasetMapper``: for federated data "negative_classes" and
+                "not_exhaustive_classes", int64 contiguous ids, and, with image-level alignment,
+                "image_embeddings" (V, D) and "image_windows" (V, 4).
+
+        Returns:
+            In training, dict[str, Tensor] of losses; else a list of {"instances": Instances}.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.head_in_features]
+        embeddings, deltas, centerness = (torch.cat(x, dim=1) for x in self.head(levels))
+        anchors = self.anchor_generator(levels)
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        losses = self.detection_losses(
+            anchors, embeddings, deltas, centerness, gt_instances, batched_inputs
+        )
+        if self.image_alignment is not None:
+            losses["loss_image_alignment"] = self.image_alignment_loss(
+                images, features, embeddings, anchors, batched_inputs
+            )
+        return losses
+
+    def detection_losses(
+        self,
+        anchors: list[Boxes],
+        embeddings: Tensor,
+        deltas: Tensor,
+        centerness: Tensor,
+        gt_instances: list[Instances],
+        batched_inputs: list[dict],
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            anchors: one a level, R in all.
+            embeddings, deltas, centerness: (N, R, D), (N, R, 4), (N, R, 1).
+            gt_instances: with ``gt_boxes`` and ``gt_classes``.
+            batched_inputs: as in :meth:`forward`.
+        """
+        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
+        labels = torch.stack(gt_labels)  # (N, R)
+        foreground = labels != self.num_classes
+        normalizer = self._update_loss_normalizer(int(foreground.sum()), len(labels))
+
+        known = [
+            self._image_labels(*pair) for pair in zip(gt_instances, batched_inputs, strict=True)
+        ]
+        classes, known, exhaustive = federated_classes(
+            known, self._sample_classes(), self.num_classes
+        )
+        loss_grid = federated_focal_loss(
+            self.classifier(embeddings, classes),
+            labels,
+            classes,
+            known,
+            exhaustive,
+            num_classes=self.num_classes,
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+        )
+        loss_box = _dense_box_regression_loss(
+            anchors, self.box2box_transform, [deltas], gt_boxes, foreground, "giou"
+        )
+        centerness_targets = self.compute_ctrness_targets(anchors, gt_boxes)  # (N, R)
+        loss_centerness = F.binary_cross_entropy_with_logits(
+            centerness.squeeze(2)[foreground], centerness_targets[foreground], reduction="sum"
+        )
+        return {
+            "loss_grid_alignment": self.grid_alignment_weight * loss_grid / normalizer,
+            "loss_box_reg": loss_box / normalizer,
+            "loss_centerness": loss_centerness / normalizer,
+        }
+
+    def image_alignment_loss(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        embeddings: Tensor,
+        anchors: list[Boxes],
+        batched_inputs: list[dict],
+    ) -> Tensor:
+        """The image-level term: a scalar; arguments as in :meth:`detection_losses`."""
+        if "image_embeddings" not in batched_inputs[0]:
+            raise ValueError(
+                "Image-level alignment is on, but the inputs carry no 'image_embeddings': give "
+                "GridCLIPDatasetMapper the image-embedding store, or switch the term off with "
+                "model.image_alignment=null."
+            )
+        teacher = torch.stack([x["image_embeddings"] for x in batched_inputs]).to(self.device)
+        student = self.image_alignment.pool(
+            features,
+            embeddings,
+            Boxes.cat(anchors).get_centers(),
+            batched_inputs[0]["image_windows"].to(self.device),
+            images.image_sizes,
+            self.backbone,
+        )
+        return self.image_alignment(student, teacher)
+
+    def forward_inference(self, images, features, predictions) -> list[Instances]:
+        """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS."""
+        embeddings, deltas, centerness = predictions
+        anchors = self.anchor_generator(features)
+        results = []
+        for i, image_size in enumerate(images.image_sizes):
+            scores = [
+                (self.classifier(e[i]).sigmoid() * c[i].sigmoid()).sqrt()
+                for e, c in zip(embeddings, centerness, strict=True)
+            ]
+            results.append(
+                self.inference_single_image(anchors, scores, [d[i] for d in deltas], image_size)
+            )
+        return results
+
+    def _image_labels(self, instances: Instances, inputs: dict) -> ImageLabels:
+        """What is known of an image; a data set that is not federated is annotated throughout."""
+        everything = torch.arange(self.num_classes)
+        nothing = torch.empty(0, dtype=torch.long)
+        return ImageLabels(
+            positive=instances.gt_classes,
+            negative=inputs.get("negative_classes", everything).to(self.device),
+            not_exhaustive=inputs.get("not_exhaustive_classes", nothing).to(self.device),
+        )
+
+    def _sample_classes(self) -> Tensor:
+        seed = (self.seed << 32) + get_event_storage().iter
+        return sample_classes(self.federated_weights, self.num_sampled_classes, seed)
+
+    def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:
+        """Update the running mean of positive locations an image, over all ranks' images.
+
+        Returns:
+            The mean times this rank's images, at least 1: what to divide summed losses by, so
+            that the mean over equal ranks is one process's loss.
+        """
+        counts = self.loss_normalizer.new_tensor([num_positives, num_images])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(counts)
+        positives, images = counts.tolist()
+        get_event_storage().put_scalar("num_positives", positives / images)
+        old = self.loss_normalizer
+        new = counts[0] / counts[1]
+        # Momentum as in detectron2's dense detectors; the first batch starts the average.
+        self.loss_normalizer.copy_(0.9 * old + 0.1 * new if old > 0 else new)
+        return (self.loss_normalizer * num_images).clamp(min=1)

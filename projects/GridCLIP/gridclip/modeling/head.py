@@ -1,0 +1,59 @@
+"""The dense head: FCOS towers that end in an embedding instead of class scores."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.fcos import FCOSHead
+from torch import Tensor, nn
+
+
+class GridHead(FCOSHead):
+    """detectron2's FCOS head with a grid embedding in CLIP's space at every location."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_levels: int,
+        conv_dims: list[int],
+        embed_dim: int,
+        norm: str = "GN",
+    ):
+        """
+        Args:
+            in_channels: channels of every level of the pyramid.
+            num_levels: how many levels there are; they share the towers.
+            conv_dims: output channels of each convolution of a tower.
+            embed_dim: D.
+            norm: normalisation of the towers, as in detectron2's ``get_norm``.
+        """
+        super().__init__(
+            input_shape=[ShapeSpec(channels=in_channels)] * num_levels,
+            conv_dims=conv_dims,
+            num_classes=embed_dim,
+            norm=norm,
+        )
+        del self.cls_score  # a 3 x 3 convolution; a linear layer can take the classifier into it
+        self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim)
+        nn.init.normal_(self.grid_embedding.weight, std=0.01)
+        nn.init.zeros_(self.grid_embedding.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """
+        Args:
+            features: one (N, channels, Hi, Wi) map a level.
+
+        Returns:
+            Three lists with an entry a level: grid embeddings (N, Hi * Wi, D), box deltas
+            (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
+        """
+        embeddings, deltas, centerness = [], [], []
+        for feature in features:
+            embeddings.append(self.grid_embedding(_to_locations(self.cls_subnet(feature))))
+            box_feature = self.bbox_subnet(feature)
+            deltas.append(_to_locations(self.bbox_pred(box_feature)))
+            centerness.append(_to_locations(self.ctrness(box_feature)))
+        return embeddings, deltas, centerness
+
+
+def _to_locations(x: Tensor) -> Tensor:
+    """(N, K, H, W) to (N, H * W, K)."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,116 @@
+"""Image-level Alignment: student vectors pulled to the frozen CLIP encoder's, in training only."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over (N, V) of 1 - cos, for unit vectors of (N, V, D)."""
+    return (1 - (student * teacher).sum(dim=-1)).mean()
+
+
+def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """ViLD's convention: summed over D, averaged over the vectors."""
+    return (student - teacher).abs().sum(dim=-1).mean()
+
+
+def l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance, summed over D, averaged over the vectors."""
+    return (student - teacher).square().sum(dim=-1).mean()
+
+
+LOSSES = {"cosine": cosine_loss, "l1": l1_loss, "l2": l2_loss}
+
+
+class ImageAlignment(nn.Module):
+    """Pools one student vector for each window of an image and compares it with the teacher's.
+
+    A window is a part of the picture that the teacher saw as an image of its own; the whole
+    picture is the simplest. Subclasses say where the student's vector comes from.
+    """
+
+    def __init__(self, *, loss: str = "cosine", weight: float = 1.0):
+        """
+        Args:
+            loss: "cosine", "l1" or "l2", between unit vectors.
+            weight: of the loss.
+        """
+        super().__init__()
+        self.loss = LOSSES[loss]
+        self.weight = weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """
+        Args:
+            student: (N, V, D), as :meth:`pool` returns it.
+            teacher: (N, V, D) float32, the stored embeddings.
+
+        Returns:
+            The weighted loss, a scalar.
+        """
+        student = F.normalize(student.float(), dim=-1)
+        return self.weight * self.loss(student, F.normalize(teacher, dim=-1))
+
+    def pool(self, features, embeddings, centers, windows, image_sizes, backbone) -> Tensor:
+        """
+        Args:
+            features: the backbone's maps by name, each (N, channels, H, W).
+            embeddings: (N, R, D) grid embeddings, levels from fine to coarse.
+            centers: (R, 2) float, x and y of the locations in pixels of the padded batch.
+            windows: (V, 4) float, XYXY relative to the image's size.
+            image_sizes: N pairs of (height, width) in pixels, without padding.
+            backbone: the detector's backbone, whose ``bottom_up`` is a CLIPResNet.
+
+        Returns:
+            (N, V, D), not normalised.
+        """
+        raise NotImplementedError
+
+
+class GridImageAlignment(ImageAlignment):
+    """Pools the grid embeddings inside a window, weighted by a learned attention.
+
+    The gradient reaches the head, where categories without boxes have to be recognised.
+    """
+
+    def __init__(self, *, in_features: list[str], in_channels: int = 256, **kwargs):
+        """
+        Args:
+            in_features: the pyramid's levels, the head's, from fine to coarse.
+            in_channels: channels of each level.
+        """
+        super().__init__(**kwargs)
+        self.in_features = list(in_features)
+        self.attention = nn.Conv2d(in_channels, 1, kernel_size=1)
+        nn.init.zeros_(self.attention.weight)  # starts as the mean
+        nn.init.zeros_(self.attention.bias)
+
+    def pool(self, features, embeddings, centers, windows, image_sizes, backbone):
+        attention = [self.attention(features[name]).flatten(1) for name in self.in_features]
+        attention = torch.cat(attention, dim=1).float()  # (N, R)
+        sizes = attention.new_tensor(image_sizes).flip(1)  # (N, 2): width, height
+        positions = centers[None] / sizes[:, None]  # (N, R, 2), relative to each image
+        top_left, bottom_right = windows[:, None, None, :2], windows[:, None, None, 2:]
+        inside = ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)  # (V, N, R)
+        weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
+        return torch.einsum("vnr,nrd->nvd", weights.to(embeddings.dtype), embeddings)
+
+
+class BackboneImageAlignment(ImageAlignment):
+    """Pools the last map of the backbone by CLIP's own attention pool.
+
+    The student starts as a copy of the teacher here, so the term can only hold the backbone still.
+    """
+
+    def pool(self, features, embeddings, centers, windows, image_sizes, backbone):
+        res5, bottom_up = features["res5"], backbone.bottom_up
+        stride = bottom_up.size_divisibility
+        pooled = []
+        for feature, (height, width) in zip(res5, image_sizes, strict=True):
+            scale = windows.new_tensor([width, height, width, height]) / stride
+            for x0, y0, x1, y1 in (windows * scale).tolist():
+                rows = slice(int(y0), max(round(y1), int(y0) + 1))
+                columns = slice(int(x0), max(round(x1), int(x0) + 1))
+                pooled.append(bottom_up.image_embedding(feature[None, :, rows, columns]))
+        return torch.cat(pooled).unflatten(0, (len(image_sizes), len(windows)))

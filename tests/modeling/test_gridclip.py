@@ -1,0 +1,212 @@
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.utils.events import EventStorage
+
+from gridclip.modeling import BackboneImageAlignment, GridCLIP
+from gridclip.modeling.gridclip import sample_classes
+
+
+def losses_of(model, inputs, iteration=0):
+    with EventStorage(iteration):
+        return model.train()(inputs)
+
+
+def test_is_registered():
+    assert META_ARCH_REGISTRY.get("GridCLIP") is GridCLIP
+
+
+def test_losses_are_finite_and_train_everything_but_clips_pool(tiny_gridclip, batch):
+    model = tiny_gridclip()
+    losses = losses_of(model, batch())
+    assert set(losses) == {
+        "loss_grid_alignment",
+        "loss_box_reg",
+        "loss_centerness",
+        "loss_image_alignment",
+    }
+    sum(losses.values()).backward()
+    without = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert not any(p.requires_grad for p in model.backbone.bottom_up.attnpool.parameters())
+
+
+def test_images_without_boxes(tiny_gridclip, batch):
+    model = tiny_gridclip()
+    losses = losses_of(model, batch(boxes=(), classes=()))
+    sum(losses.values()).backward()
+    assert losses["loss_box_reg"] == 0 and losses["loss_centerness"] == 0
+    assert losses["loss_grid_alignment"] > 0
+
+
+def test_alignments_have_weights_and_switches(tiny_gridclip, batch):
+    plain = losses_of(tiny_gridclip(), batch())
+    assert "loss_image_alignment" not in losses_of(tiny_gridclip(image_alignment=None), batch())
+    halved = losses_of(tiny_gridclip(grid_alignment_weight=0.5), batch())
+    torch.testing.assert_close(halved["loss_grid_alignment"], plain["loss_grid_alignment"] / 2)
+    model = tiny_gridclip()
+    model.image_alignment.weight = 3.0
+    tripled = losses_of(model, batch())
+    torch.testing.assert_close(tripled["loss_image_alignment"], 3 * plain["loss_image_alignment"])
+
+
+def test_alignment_on_the_backbone_does_not_reach_the_head(tiny_gridclip, batch):
+    model = tiny_gridclip()
+    model.image_alignment = BackboneImageAlignment()
+    losses_of(model, batch())["loss_image_alignment"].backward()
+    assert all(p.grad is None for p in model.head.parameters())
+    assert model.backbone.bottom_up.layer4[0].conv3.weight.grad.abs().sum() > 0
+
+
+def test_missing_image_embeddings_are_an_error(tiny_gridclip, batch):
+    inputs = batch()
+    for x in inputs:
+        del x["image_embeddings"]
+    with pytest.raises(ValueError, match="image_alignment=null"):
+        losses_of(tiny_gridclip(), inputs)
+
+
+def test_categories_outside_the_loss_never_enter_it(tiny_gridclip, batch):
+    """Not even a NaN in their text embeddings is noticed."""
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    model = tiny_gridclip(federated_weights=weights, num_sampled_classes=4)
+    model.classifier.text_embeddings[[2, 5]] = float("nan")
+    losses = losses_of(model, batch())
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    model.classifier.text_embeddings[0] = float("nan")
+    assert torch.isnan(losses_of(model, batch())["loss_grid_alignment"])
+
+
+def test_sampled_negatives_depend_on_seed_and_iteration_alone(tiny_gridclip, monkeypatch):
+    model = tiny_gridclip(federated_weights=torch.ones(6), num_sampled_classes=2)
+    seeds = []
+    monkeypatch.setattr(
+        "gridclip.modeling.gridclip.sample_classes",
+        lambda weights, count, seed: seeds.append(seed) or sample_classes(weights, count, seed),
+    )
+    for iteration in (3, 4, 3):
+        with EventStorage(iteration):
+            model._sample_classes()
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
+def test_wrong_number_of_federated_weights_is_an_error(tiny_gridclip):
+    with pytest.raises(ValueError, match="federated_weights"):
+        tiny_gridclip(federated_weights=torch.ones(5))
+
+
+def test_data_without_negatives_count_as_annotated_throughout(tiny_gridclip, batch):
+    federated, plain = batch(), batch()
+    for x, y in zip(federated, plain, strict=True):
+        x["negative_classes"] = torch.arange(6)
+        del y["negative_classes"], y["not_exhaustive_classes"]
+    expected = losses_of(tiny_gridclip(), federated)
+    assert losses_of(tiny_gridclip(), plain) == expected
+
+
+def test_normalizer_is_saved_and_averages(tiny_gridclip, batch):
+    model = tiny_gridclip()
+    losses_of(model, batch())
+    first = model.loss_normalizer.clone()
+    assert first > 0 and "loss_normalizer" in model.state_dict()
+    losses_of(model, batch(boxes=(), classes=()))
+    torch.testing.assert_close(model.loss_normalizer, 0.9 * first)
+
+
+def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
+    """With every category known, the three detection losses are FCOS's on the same logits."""
+    model = tiny_gridclip(image_alignment=None)
+    inputs = batch()
+    for x in inputs:
+        x["negative_classes"] = torch.arange(6)
+    ours = losses_of(model, inputs)
+
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    levels = [features[name] for name in model.head_in_features]
+    embeddings, deltas, centerness = model.head(levels)
+
+    def as_map(x, level):
+        return x.transpose(1, 2).unflatten(2, level.shape[-2:])
+
+    predictions = [
+        [as_map(x, level) for x, level in zip(outputs, levels, strict=True)]
+        for outputs in ([model.classifier(e) for e in embeddings], deltas, centerness)
+    ]
+    with EventStorage():
+        model._ema_update = lambda name, value, initial: value  # ours starts from the first batch
+        theirs = FCOS.forward_training(
+            model, images, levels, predictions, [x["instances"] for x in inputs]
+        )
+    torch.testing.assert_close(ours["loss_grid_alignment"], theirs["loss_fcos_cls"])
+    torch.testing.assert_close(ours["loss_box_reg"], theirs["loss_fcos_loc"])
+    torch.testing.assert_close(ours["loss_centerness"], theirs["loss_fcos_ctr"])
+
+
+@torch.no_grad()
+def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
+    model = tiny_gridclip(test_score_thresh=0.0).eval()
+    inputs = batch()
+    ours = model(inputs)
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    levels = [features[name] for name in model.head_in_features]
+    embeddings, deltas, centerness = model.head(levels)
+
+    def as_map(x, level):
+        return x.transpose(1, 2).unflatten(2, level.shape[-2:]).clone()
+
+    predictions = [
+        [as_map(x, level) for x, level in zip(outputs, levels, strict=True)]
+        for outputs in ([model.classifier(e) for e in embeddings], deltas, centerness)
+    ]
+    theirs = FCOS.forward_inference(model, images, levels, predictions)
+    for a, b, size in zip(ours, theirs, images.image_sizes, strict=True):
+        a, b = a["instances"], detector_postprocess(b, *size)
+        assert len(a) == len(b) > 50
+        torch.testing.assert_close(a.scores, b.scores)
+        assert torch.equal(a.pred_classes, b.pred_classes)
+
+
+@torch.no_grad()
+def test_results_are_in_the_original_image(tiny_gridclip, batch):
+    model = tiny_gridclip(test_score_thresh=0.0).eval()
+    inputs = [{**batch()[0], "height": 640, "width": 960}]
+    instances = model(inputs)[0]["instances"]
+    assert instances.image_size == (640, 960)
+    assert instances.pred_boxes.tensor.max() > 96
+
+
+@torch.no_grad()
+def test_vocabulary_swaps_all_or_nothing(tiny_gridclip, batch, vocabulary):
+    model = tiny_gridclip(test_score_thresh=0.0).eval()
+    model.set_vocabulary(vocabulary(9))
+    assert model.num_classes == 9 and len(model.classifier.names) == 9
+    assert model(batch())[0]["instances"].pred_classes.max() > 5
+    for bad, error in ((vocabulary(3, dim=8), "width"), (["cat"], "clip_model")):
+        with pytest.raises(ValueError, match=error):
+            model.set_vocabulary(bad)
+        assert model.num_classes == 9 and len(model.classifier.names) == 9
+
+
+def test_vocabulary_of_names(tiny_gridclip, tiny_clip):
+    model = tiny_gridclip()
+    model.set_vocabulary(["red shoe", "traffic cone"], clip_model=tiny_clip)
+    assert model.num_classes == 2 and model.classifier.names == ("red shoe", "traffic cone")
+
+
+def test_head_is_fcos_head_but_for_the_embedding(tiny_gridclip):
+    head = tiny_gridclip().head
+    assert isinstance(head, FCOSHead)
+    features = [torch.randn(2, 64, 8 // 2**i or 1, 12 // 2**i or 1) for i in range(5)]
+    embeddings, deltas, centerness = head(features)
+    assert [e.shape for e in embeddings][:2] == [(2, 96, 32), (2, 24, 32)]
+    x = head.cls_subnet(features[1])
+    expected = head.grid_embedding(x[1, :, 2, 3])
+    torch.testing.assert_close(embeddings[1][1, 2 * 6 + 3], expected)
+    box = head.bbox_pred(head.bbox_subnet(features[1]))
+    torch.testing.assert_close(deltas[1][1, 2 * 6 + 3], box[1, :, 2, 3])
+    assert centerness[0].shape == (2, 96, 1)
