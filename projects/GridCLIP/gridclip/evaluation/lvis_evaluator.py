@@ -1,0 +1,235 @@
+"""Box AP on LVIS, also over the novel and over the base categories."""
+
+import types
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import lvis.eval
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.evaluation import LVISEvaluator
+from detectron2.utils.logger import create_small_table
+from lvis import LVIS, LVISEval, LVISResults
+
+from .results import nan_to_none, write_json
+
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+
+def contiguous_category_ids(metadata: Metadata, category_ids: Iterable[int]) -> dict[int, int]:
+    """Map each category id of the annotation file to its contiguous class id, counted from 0.
+
+    As in detectron2: by ``metadata.thing_dataset_id_to_contiguous_id`` where the dataset has it,
+    otherwise id - 1, since LVIS counts its categories from 1.
+    """
+    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    return dict(mapping) if mapping is not None else {i: i - 1 for i in category_ids}
+
+
+def rare_classes(metadata: Metadata, categories: Sequence[dict]) -> list[int]:
+    """Contiguous ids of the categories whose LVIS frequency is "r": LVIS's usual novel ones.
+
+    Args:
+        categories: the "categories" of an LVIS annotation file.
+    """
+    to_contiguous = contiguous_category_ids(metadata, (c["id"] for c in categories))
+    return sorted(to_contiguous[c["id"]] for c in categories if c["frequency"] == "r")
+
+
+class OpenVocabularyLVISEvaluator(LVISEvaluator):
+    """detectron2's LVISEvaluator for boxes, with AP_novel and AP_base.
+
+    The metrics, in percent, are those of lvis-api (AP, AP50, AP75, APs, APm, APl, APr, APc, APf)
+    and, where the novel categories are known, AP_novel and AP_base: the mean AP over the novel
+    and over the other categories, each time over those with ground truth, as lvis-api does for
+    APr. A group without ground truth is nan. A detector that finds nothing has AP 0.
+
+    Written to ``output_dir``: ``instances_predictions.pth`` and ``lvis_instances_results.json``
+    as in detectron2, and ``lvis_per_category_ap.json`` (category name to AP, null where there is
+    no ground truth).
+
+    Attributes:
+        novel_classes (list[int] or None): contiguous ids of the novel categories.
+        per_category (dict[str, float]): AP in percent by category name, nan without ground
+            truth; filled by :meth:`evaluate` on the main process.
+        image_ids (list[int]): the images that were evaluated, those that the detector was run on;
+            filled likewise.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int = 300,
+        novel_classes: Sequence[int] | str | None = None,
+    ):
+        """
+        Args:
+            dataset_name: a registered dataset whose metadata has "json_file".
+            distributed: gather the predictions of all ranks.
+            output_dir: where files are written; None for none.
+            max_dets_per_image: the best detections of an image that count; LVIS's are 300.
+            novel_classes: contiguous ids; or "rare", for the categories that the annotation
+                file calls "r"; or None, for the metadata's "novel_classes", without which
+                AP_novel and AP_base are left out.
+
+        Raises:
+            ValueError: for novel classes that the dataset does not have, and an annotation file
+                without LVIS's fields.
+        """
+        super().__init__(
+            dataset_name,
+            ("bbox",),
+            distributed,
+            output_dir,
+            max_dets_per_image=max_dets_per_image,
+        )
+        _check_lvis_fields(self._lvis_api, self._metadata.json_file)
+        self._to_contiguous = contiguous_category_ids(self._metadata, self._lvis_api.get_cat_ids())
+        self.novel_classes = self._resolve_novel_classes(novel_classes)
+        self.per_category = {}
+        self.image_ids = []
+
+    def _resolve_novel_classes(self, novel_classes) -> list[int] | None:
+        if novel_classes is None:
+            novel_classes = self._metadata.get("novel_classes")
+            if novel_classes is None:
+                return None
+        if isinstance(novel_classes, str):
+            if novel_classes != "rare":
+                raise ValueError(
+                    f'novel_classes="{novel_classes}": give contiguous ids, or "rare".'
+                )
+            return rare_classes(self._metadata, self._lvis_api.load_cats(None))
+        unknown = set(novel_classes) - set(self._to_contiguous.values())
+        if unknown:
+            raise ValueError(
+                f"novel_classes {sorted(unknown)} are not among the {len(self._to_contiguous)} "
+                f"categories of {self._metadata.json_file}; ids are contiguous, from 0."
+            )
+        return sorted(set(novel_classes))
+
+    def _eval_predictions(self, predictions):
+        # Unlike the parent's, this leaves the predictions as they are, so that evaluate() may be
+        # called again.
+        results = self._to_lvis_results(predictions)
+        self.image_ids = sorted({prediction["image_id"] for prediction in predictions})
+        in_file = len(self._lvis_api.imgs)
+        if len(self.image_ids) < in_file:
+            self._logger.warning(f"{len(self.image_ids)} of {in_file} images are evaluated.")
+        if self._output_dir:
+            write_json(Path(self._output_dir) / "lvis_instances_results.json", results)
+        if not self._do_evaluation:
+            self._logger.info("Annotations are not available for evaluation.")
+            return
+        if not results:
+            self._logger.warning("The model detected nothing in any image: AP is 0.")
+
+        if results:
+            lvis_results = LVISResults(self._lvis_api, results, max_dets=self._max_dets_per_image)
+        else:
+            lvis_results = _NoResults(self._lvis_api)
+        lvis_eval = _LVISEval(self._lvis_api, lvis_results, "bbox")
+        lvis_eval.params.img_ids = self.image_ids
+        lvis_eval.run()
+        lvis_eval.print_results()
+        self._results["bbox"] = self._summarize(lvis_eval)
+
+    def _to_lvis_results(self, predictions) -> list[dict]:
+        to_category_id = {v: k for k, v in self._to_contiguous.items()}
+        try:
+            return [
+                {**instance, "category_id": to_category_id[instance["category_id"]]}
+                for prediction in predictions
+                for instance in prediction["instances"]
+            ]
+        except KeyError as error:
+            raise ValueError(
+                f"Class {error} was predicted, which {self._metadata.json_file} "
+                f"({len(to_category_id)} categories) does not have: evaluate with the vocabulary "
+                "of the dataset."
+            ) from error
+
+    def _summarize(self, lvis_eval: LVISEval) -> dict[str, float]:
+        metrics = {name: _percent(lvis_eval.results[name]) for name in _METRICS}
+
+        # (IoU thresholds, recalls, categories); -1 throughout for a category without ground truth
+        precision = lvis_eval.eval["precision"][..., 0]
+        category_ids = lvis_eval.params.cat_ids
+        category_ap = {
+            i: _percent(ap) for i, ap in zip(category_ids, precision.mean((0, 1)), strict=True)
+        }
+        names = {i: self._lvis_api.cats[i]["name"] for i in category_ids}
+        self.per_category = {names[i]: ap for i, ap in category_ap.items()}
+
+        if self.novel_classes is not None:
+            novel = {i for i in category_ids if self._to_contiguous[i] in self.novel_classes}
+            metrics["AP_novel"] = _nanmean([category_ap[i] for i in category_ids if i in novel])
+            metrics["AP_base"] = _nanmean([category_ap[i] for i in category_ids if i not in novel])
+
+        if self._output_dir:
+            path = Path(self._output_dir) / "lvis_per_category_ap.json"
+            write_json(path, nan_to_none(self.per_category), indent=1)
+        self._logger.info("Evaluation results for bbox:\n" + create_small_table(metrics))
+        return metrics
+
+
+class _NumpyWithFloat:
+    def __getattr__(self, name):
+        return float if name == "float" else getattr(np, name)
+
+
+class _LVISEval(LVISEval):
+    """LVISEval on any numpy.
+
+    lvis-api 0.5.3 spells two dtypes of ``accumulate`` ``np.float``, an alias of ``float`` that
+    numpy 1.24 removed. Putting the alias back would show it to the whole process, so ``accumulate``
+    is bound here a second time, the same code with globals of its own in which ``np`` has it.
+    numpy and ``lvis.eval`` stay as they are; with an lvis-api that is repaired this does nothing.
+    """
+
+    accumulate = types.FunctionType(
+        LVISEval.accumulate.__code__,
+        {**vars(lvis.eval), "np": _NumpyWithFloat()},
+        argdefs=LVISEval.accumulate.__defaults__,
+        closure=LVISEval.accumulate.__closure__,
+    )
+
+
+class _NoResults(LVISResults):
+    """An empty list of detections, which the parent's constructor cannot take."""
+
+    def __init__(self, lvis_gt: LVIS):
+        self.logger = lvis_gt.logger
+        self.dataset = {**lvis_gt.dataset, "annotations": []}
+        self._create_index()
+
+
+def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:
+    """Raise ValueError where lvis-api would fail late, with a bare KeyError."""
+    for kind, records, fields in (
+        ("category", lvis_api.cats, ("name", "frequency")),
+        ("image", lvis_api.imgs, ("neg_category_ids", "not_exhaustive_category_ids")),
+    ):
+        # Annotation files of test images, which are never evaluated, lack the image fields.
+        if kind == "image" and not lvis_api.anns:
+            continue
+        for record in records.values():
+            missing = [field for field in fields if field not in record]
+            if missing:
+                raise ValueError(
+                    f"{json_file}: {kind} {record['id']} lacks {', '.join(missing)}; "
+                    "is this an LVIS annotation file?"
+                )
+
+
+def _percent(value: float) -> float:
+    """lvis-api's value in percent; its -1, for nothing to average, as nan."""
+    return 100 * float(value) if value > -1 else float("nan")
+
+
+def _nanmean(values: list[float]) -> float:
+    known = [v for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")

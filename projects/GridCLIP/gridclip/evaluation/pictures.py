@@ -1,0 +1,229 @@
+"""Pictures for a person: detections beside the ground truth, and the curves of the losses."""
+
+import json
+import logging
+import math
+import os
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.structures import BoxMode
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from .lvis_evaluator import contiguous_category_ids
+from .results import replacing
+
+_BASE_COLOR = (0.1, 0.8, 1.0)
+_NOVEL_COLOR = (1.0, 0.5, 0.0)
+_CAPTION_HEIGHT = 28
+_GAP = 8
+_MIN_PICTURE_SIDE = 1000
+_DETECTIONS_AT_LEAST = 5
+
+
+def draw_detections(
+    dataset_dicts: Sequence[dict],
+    metadata: Metadata,
+    predictions: Sequence[dict],
+    out_dir: str | os.PathLike,
+    *,
+    score_threshold: float | None = None,
+    max_images: int = 12,
+    novel_classes: Collection[int] = (),
+) -> list[Path]:
+    """Draw one JPEG an image: ground truth left, detections right; novel categories starred.
+
+    Images with novel ground truth come first, then the others, each in the dataset's order.
+
+    Args:
+        dataset_dicts: in detectron2's format, with annotations.
+        metadata: of the dataset, with "thing_classes".
+        predictions: in LVIS's result format (image_id, category_id of the annotation file, bbox
+            as XYWH in pixels, score), as lvis_instances_results.json holds them.
+        out_dir: pictures are named after the images' files.
+        score_threshold: the least score that is drawn. None draws the best of each image, as
+            many as it has ground-truth boxes and at least 5.
+        max_images: at most so many are drawn.
+        novel_classes: contiguous class ids.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: if an image is missing.
+        ValueError: if a prediction has a category that the dataset does not have.
+    """
+    novel_classes = frozenset(novel_classes)
+    by_image = defaultdict(list)
+    for prediction in predictions:
+        by_image[prediction["image_id"]].append(prediction)
+
+    def without_novel(dataset_dict):
+        return novel_classes.isdisjoint(a["category_id"] for a in dataset_dict["annotations"])
+
+    written = []
+    chosen = sorted(dataset_dicts, key=without_novel)[:max_images]
+    for dataset_dict in tqdm(chosen, desc="pictures", unit="image"):
+        image = read_image(dataset_dict["file_name"], "RGB")
+        check_image_size(dataset_dict, image)
+        found = sorted(by_image[dataset_dict["image_id"]], key=lambda p: -p["score"])
+        shown = _select(found, len(dataset_dict["annotations"]), score_threshold)
+        picture = _side_by_side(
+            _draw_boxes(image, metadata, _ground_truth(dataset_dict), novel_classes),
+            _draw_boxes(image, metadata, _detections(shown, metadata), novel_classes),
+            f"ground truth ({len(dataset_dict['annotations'])})"
+            + (", novel categories orange" if novel_classes else ""),
+            f"detections ({len(shown)} of {len(found)}"
+            + (f", score from {shown[-1]['score']:.2f})" if shown else ")"),
+        )
+        path = Path(out_dir) / f"{Path(dataset_dict['file_name']).stem}.jpg"
+        with replacing(path) as partial:
+            picture.save(partial, quality=90)
+        written.append(path)
+    return written
+
+
+def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path:
+    """Plot the losses and the learning rate that detectron2's metrics.json recorded.
+
+    Where a resumed run repeats an iteration, the last record counts; a line cut short by a kill
+    is skipped.
+
+    Raises:
+        FileNotFoundError: if ``metrics_json`` is missing.
+        ValueError: if it records no loss.
+    """
+    rows = _read_metrics(Path(metrics_json))
+    names = sorted({name for row in rows.values() for name in row if name.startswith("loss")})
+    losses = {name: _series(rows, name) for name in ("total_loss", *names)}
+    losses = {name: (x, y) for name, (x, y) in losses.items() if len(x)}
+    if not losses:
+        raise ValueError(f"{metrics_json} records no loss.")
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    for name, (x, y) in losses.items():
+        style = {"color": "black", "linewidth": 2} if name == "total_loss" else {"linewidth": 1.2}
+        # A run of one record is a point, which a line would not show.
+        loss_axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None, **style)
+    values = np.concatenate([y for _, y in losses.values()])
+    if values.min() > 0 and values.max() > 20 * values.min():
+        loss_axes.set_yscale("log")
+    loss_axes.set_ylabel("loss")
+    loss_axes.grid(alpha=0.3)
+    loss_axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    lr_axes.plot(*_series(rows, "lr"), color="gray")
+    lr_axes.set_ylabel("learning rate")
+    lr_axes.set_xlabel("iteration")
+    lr_axes.grid(alpha=0.3)
+
+    png = Path(png)
+    with replacing(png) as partial:
+        figure.savefig(partial, dpi=150, format="png")
+    return png
+
+
+def _select(found: list[dict], num_ground_truth: int, score_threshold: float | None) -> list[dict]:
+    """Those of ``found``, which is sorted by score, that are drawn."""
+    if score_threshold is None:
+        return found[: max(num_ground_truth, _DETECTIONS_AT_LEAST)]
+    return [p for p in found if p["score"] >= score_threshold]
+
+
+def _ground_truth(dataset_dict: dict) -> list[tuple]:
+    return [
+        (BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"], "")
+        for a in dataset_dict["annotations"]
+    ]
+
+
+def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
+    category_ids = {p["category_id"] for p in predictions}
+    to_contiguous = contiguous_category_ids(metadata, category_ids)
+    num_classes = len(metadata.thing_classes)
+    unknown = {i for i in category_ids if not 0 <= to_contiguous.get(i, -1) < num_classes}
+    if unknown:
+        raise ValueError(
+            f"The predictions have categories {sorted(unknown)}, which the dataset "
+            f"{metadata.name} ({num_classes} classes) does not have: predictions of another one?"
+        )
+    return [
+        (
+            BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+            to_contiguous[p["category_id"]],
+            f" {p['score']:.2f}",
+        )
+        for p in predictions
+    ]
+
+
+class _Visualizer(Visualizer):
+    """detectron2's, with opaque boxes: half transparent ones are lost on a photograph."""
+
+    def draw_box(self, box_coord, alpha=1.0, edge_color="g", line_style="-"):
+        return super().draw_box(box_coord, alpha, edge_color, line_style)
+
+
+def _draw_boxes(
+    image: np.ndarray, metadata: Metadata, objects: list[tuple], novel_classes: frozenset
+) -> Image.Image:
+    """Draw (box XYXY, class, suffix of the label) on an RGB image (H, W, 3), enlarged if small."""
+    scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
+    visualizer = _Visualizer(image, metadata, scale=scale, font_size_scale=1.3)
+    if objects:
+        boxes, classes, suffixes = zip(*objects, strict=True)
+        novel = [c in novel_classes for c in classes]
+        # A label hangs at its box's corner, which has to be in the picture.
+        height, width = image.shape[:2]
+        visualizer.overlay_instances(
+            boxes=np.clip(boxes, 0, (width, height, width, height)),
+            labels=[
+                f"{'★ ' if is_novel else ''}{metadata.thing_classes[c]}{suffix}"
+                for c, suffix, is_novel in zip(classes, suffixes, novel, strict=True)
+            ],
+            assigned_colors=[_NOVEL_COLOR if is_novel else _BASE_COLOR for is_novel in novel],
+        )
+    return Image.fromarray(visualizer.output.get_image())
+
+
+def _side_by_side(
+    left: Image.Image, right: Image.Image, left_caption: str, right_caption: str
+) -> Image.Image:
+    """Two pictures of one size, a white gap between them and captions above."""
+    size = (left.width + _GAP + right.width, _CAPTION_HEIGHT + left.height)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=18)
+    for picture, caption, x in ((left, left_caption, 0), (right, right_caption, left.width + _GAP)):
+        canvas.paste(picture, (x, _CAPTION_HEIGHT))
+        draw.text((x + 4, 3), caption, fill="black", font=font)
+    return canvas
+
+
+def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
+    """The scalars recorded, by iteration; of records of one iteration the last counts."""
+    rows = defaultdict(dict)
+    skipped = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            rows[record["iteration"]].update(record)
+        except (ValueError, KeyError, TypeError):
+            skipped += 1
+    if skipped:
+        logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
+    return rows
+
+
+def _series(rows: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:
+    """Iterations, rising, and values of one scalar, where it is finite."""
+    known = ((i, row[name]) for i, row in rows.items() if name in row)
+    points = sorted((i, value) for i, value in known if math.isfinite(value))
+    return [i for i, _ in points], [value for _, value in points]

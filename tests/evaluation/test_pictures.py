@@ -1,0 +1,184 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from detectron2.data.catalog import Metadata
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from gridclip.evaluation import draw_detections, plot_losses
+from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, _read_metrics, _series
+
+WIDTH, HEIGHT = 1200, 800  # large enough not to be enlarged
+GAP, CAPTION = 8, 28
+
+
+@pytest.fixture
+def metadata():
+    return Metadata(name="small", thing_classes=["cat", "dog", "owl"])
+
+
+@pytest.fixture
+def dataset_dicts(tmp_path):
+    """Three gray images with one box each: of class 0, of class 1, and of none."""
+    dicts = []
+    for image_id, category in enumerate((0, 1, None)):
+        path = tmp_path / f"image{image_id}.png"
+        Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)).save(path)
+        box = {"bbox": [200, 300, 400, 350], "bbox_mode": BoxMode.XYWH_ABS}
+        dicts.append(
+            {
+                "file_name": str(path),
+                "image_id": image_id,
+                "width": WIDTH,
+                "height": HEIGHT,
+                "annotations": [] if category is None else [{**box, "category_id": category}],
+            }
+        )
+    return dicts
+
+
+def detection(image_id, category_id, score, bbox=(500, 200, 300, 400)):
+    box = list(bbox)
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+
+
+def halves(path):
+    """Ground truth and detections, (H, W, 3) each, without captions."""
+    picture = np.asarray(Image.open(path)).astype(int)
+    assert picture.shape == (CAPTION + HEIGHT, 2 * WIDTH + GAP, 3)
+    return picture[CAPTION:, :WIDTH], picture[CAPTION:, WIDTH + GAP :]
+
+
+def has_color(pixels, color):
+    return (np.abs(pixels - 255 * np.asarray(color)).max(-1) < 40).any()
+
+
+def test_draws_ground_truth_left_and_detections_right(dataset_dicts, metadata, tmp_path):
+    predictions = [detection(0, 1, 0.9), detection(1, 2, 0.8), detection(1, 1, 0.7)]
+    written = draw_detections(dataset_dicts, metadata, predictions, tmp_path / "out")
+    assert written == [tmp_path / "out" / f"image{i}.jpg" for i in range(3)]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [p.name for p in written]
+
+    left, right = halves(written[0])
+    edges = [(475, 200), (475, 600), (650, 400), (300, 500)], [(400, 500), (400, 800), (600, 650)]
+    for half, points in zip((left, right), edges, strict=True):
+        for y, x in points:
+            assert has_color(half[y - 3 : y + 4, x - 3 : x + 4], _BASE_COLOR)
+    # No box of one side is on the other, and none is marked as novel.
+    assert not has_color(left[395:405, 780:820], _BASE_COLOR)
+    assert not has_color(right[470:480, 195:205], _BASE_COLOR)
+    assert not has_color(left, _NOVEL_COLOR) and not has_color(right, _NOVEL_COLOR)
+
+    # Neither ground truth nor detections: the image alone.
+    left, right = halves(written[2])
+    assert np.abs(left - 128).max() < 16 and np.abs(right - 128).max() < 16
+
+
+def test_novel_categories_come_first_in_their_own_color(dataset_dicts, metadata, tmp_path):
+    predictions = [detection(1, 1, 0.9)]
+    written = draw_detections(
+        dataset_dicts, metadata, predictions, tmp_path, novel_classes=[1], max_images=1
+    )
+    assert [p.name for p in written] == ["image1.jpg"]
+    left, right = halves(written[0])
+    assert has_color(left, _NOVEL_COLOR) and not has_color(left, _BASE_COLOR)
+    assert has_color(right, _BASE_COLOR) and not has_color(right, _NOVEL_COLOR)
+
+
+def test_score_threshold(dataset_dicts, metadata, tmp_path, monkeypatch):
+    """By default as many as ground-truth boxes and at least 5; otherwise those at or above it."""
+    drawn = []
+    monkeypatch.setattr(
+        "gridclip.evaluation.pictures._Visualizer.draw_box",
+        lambda self, box, **_: drawn.append(tuple(box)),
+    )
+    scores = [0.1, 0.9, 0.3, 0.8, 0.5, 0.7, 0.6]
+    predictions = [detection(2, 1, s, bbox=(1000 * s, 10, 20, 20)) for s in scores]
+    draw_detections(dataset_dicts[2:], metadata, predictions, tmp_path)
+    assert sorted(x for x, *_ in drawn) == pytest.approx([500, 600, 700, 800, 900])
+
+    drawn.clear()
+    draw_detections(dataset_dicts[2:], metadata, predictions, tmp_path, score_threshold=0.8)
+    assert sorted(x for x, *_ in drawn) == pytest.approx([800, 900])
+
+    drawn.clear()
+    crowded = {
+        **dataset_dicts[0],
+        "image_id": 2,
+        "annotations": 6 * dataset_dicts[0]["annotations"],
+    }
+    draw_detections([crowded], metadata, predictions, tmp_path)
+    assert len(drawn) == 6 + 6
+
+
+def test_small_images_are_enlarged(dataset_dicts, metadata, tmp_path):
+    path = tmp_path / "small.png"
+    Image.new("RGB", (100, 50)).save(path)
+    small = {**dataset_dicts[2], "file_name": str(path), "width": 100, "height": 50}
+    (written,) = draw_detections([small], metadata, [], tmp_path)
+    assert Image.open(written).size == (2 * 1000 + GAP, 500 + CAPTION)
+
+
+def test_errors_of_drawing(dataset_dicts, metadata, tmp_path):
+    with pytest.raises(ValueError, match=r"categories \[4\].*small \(3 classes\)"):
+        draw_detections(dataset_dicts, metadata, [detection(0, 4, 0.5)], tmp_path / "out")
+    missing = [{**dataset_dicts[0], "file_name": str(tmp_path / "missing.jpg")}]
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        draw_detections(missing, metadata, [], tmp_path / "out")
+
+
+def write_metrics(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_plot_losses(tmp_path):
+    records = [
+        {
+            "iteration": i,
+            "lr": 0.01,
+            "total_loss": 0.2 + math.exp(-i / 50),
+            "loss_cls": math.exp(-i / 50),
+            "loss_box": 0.2,
+            "bbox/AP": math.nan,
+        }
+        for i in range(0, 200, 20)
+    ]
+    metrics_json = write_metrics(tmp_path / "metrics.json", records)
+    png = plot_losses(metrics_json, tmp_path / "new" / "losses.png")
+    assert [p.name for p in png.parent.iterdir()] == ["losses.png"]
+    picture = Image.open(png)
+    assert (picture.format, picture.size) == ("PNG", (1200, 825))
+    # A black line for the total, a colored one for each loss.
+    colors = {color for _, color in picture.convert("RGB").getcolors(2**24)}
+    assert {(0, 0, 0), (0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colors
+
+
+def test_a_resumed_and_a_cut_record(tmp_path, caplog):
+    path = write_metrics(
+        tmp_path / "metrics.json",
+        [
+            {"iteration": 19, "loss_cls": 3.0, "lr": 0.1},
+            {"iteration": 39, "loss_cls": 2.0, "lr": 0.1},
+            {"iteration": 59, "loss_cls": math.nan},
+            {"iteration": 39, "loss_cls": 1.0},
+            {"iteration": 39, "bbox/AP": 5.0},
+        ],
+    )
+    path.write_text(path.read_text() + '{"iteration": 79, "loss_c')
+    rows = _read_metrics(path)
+    assert _series(rows, "loss_cls") == ([19, 39], [3.0, 1.0])
+    assert _series(rows, "lr") == ([19, 39], [0.1, 0.1])
+    assert "skipped 1 line" in caplog.text
+    assert plot_losses(path, tmp_path / "losses.png").is_file()
+
+
+def test_errors_of_plotting(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json"):
+        plot_losses(tmp_path / "metrics.json", tmp_path / "losses.png")
+    path = write_metrics(tmp_path / "metrics.json", [{"iteration": 0, "bbox/AP": 1.0}])
+    with pytest.raises(ValueError, match=r"metrics\.json records no loss"):
+        plot_losses(path, tmp_path / "losses.png")
+    assert not (tmp_path / "losses.png").exists()
