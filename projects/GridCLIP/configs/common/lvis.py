@@ -1,0 +1,66 @@
+"""LVIS v1, open-vocabulary: trained on frequent and common categories, tested on all."""
+
+import os
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+
+import gridclip.data  # noqa: F401  registers the base split
+from gridclip.data import GridCLIPDatasetMapper, build_train_loader
+from gridclip.evaluation import OpenVocabularyLVISEvaluator
+
+_root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "gridclip")
+
+# What is computed once from CLIP: the vocabulary's text embeddings and the training images'
+# embeddings. train_net.py makes what is missing.
+clip = dict(
+    weights="clip://RN50",
+    names="lvis_v1",
+    templates="imagenet",
+    image_dataset="lvis_v1_train",
+    windows="whole",
+    text_embeddings=os.path.join(_root, "lvis_v1_text_RN50.safetensors"),
+    image_embeddings=os.path.join(_root, "lvis_v1_train_images_RN50"),
+)
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="lvis_v1_train_base"),
+        mapper=L(GridCLIPDatasetMapper)(
+            is_train=True,
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length=(640, 672, 704, 736, 768, 800),
+                    sample_style="choice",
+                    max_size=1333,
+                ),
+                L(T.RandomFlip)(horizontal=True),
+            ],
+            image_format="RGB",
+            image_embeddings="${clip.image_embeddings}",
+        ),
+        total_batch_size=16,
+        repeat_threshold=0.001,
+        num_workers=4,
+        seed="${train.seed}",
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="lvis_v1_val", filter_empty=False),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+            image_format="RGB",
+        ),
+        num_workers=4,
+    ),
+    evaluator=L(OpenVocabularyLVISEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        output_dir="${train.output_dir}",
+        novel_classes="rare",
+    ),
+)

@@ -1,0 +1,7 @@
+"""As 1x, twice as long: 180,000 steps of 16 images, 2.88M images, 28.8 passes."""
+
+from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
+
+train.max_iter = 180_000
+lr_multiplier.warmup_length = 1_000 / 180_000
+train.output_dir = "output/gridclip_r50_ov_2x"

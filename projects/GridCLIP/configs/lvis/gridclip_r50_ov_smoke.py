@@ -1,0 +1,24 @@
+"""The open-vocabulary 1x run, tiny: other sizes, iterations and device, nothing else.
+
+Without OpenAI's weights at hand it runs on an archive of RN50's true sizes with random weights;
+give clip.weights=clip://RN50 for the real ones.
+"""
+
+from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
+
+clip.weights = "random-clip://RN50"
+clip.templates = "single"
+clip.text_embeddings = "${train.output_dir}/text_embeddings.safetensors"
+clip.image_embeddings = "${train.output_dir}/image_embeddings"
+
+dataloader.train.mapper.augmentations[0].short_edge_length = (160,)
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = 0
+dataloader.test.mapper.augmentations[0].short_edge_length = 160
+dataloader.test.num_workers = 0
+
+train.max_iter = 4
+train.device = "cpu"
+train.amp.enabled = False
+train.log_period = 1
+train.output_dir = "output/gridclip_r50_ov_smoke"

@@ -1,0 +1,48 @@
+"""Overfits 16 photographs with a narrow backbone from scratch: does learning work at all?
+
+The text embeddings are Detic's table for LVIS (CLIP ViT-B/32); import it first:
+
+    scripts/precompute_text_embeddings.py --names lvis_v1 --clip-model-id ViT-B/32 \\
+        --from-npy lvis_v1_clip_a+cname.npy --output output/lvis_v1_text_ViT-B-32.safetensors
+
+There is no image-level alignment: it would need that model's image encoder.
+"""
+
+from detectron2.config import LazyCall as L
+
+from gridclip.data import first_images
+
+from ..lvis.gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
+
+clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
+
+model.backbone.bottom_up.update(layers=(1, 1, 1, 1), width=32, freeze_at=0, freeze_norm=False)
+model.backbone.out_channels = 64
+model.head.conv_dims = [64, 64]
+model.classifier.embed_dim = 512
+model.image_alignment = None
+
+dataloader.train.update(
+    dataset=L(first_images)(names="lvis_v1_train_base", count=16),
+    total_batch_size=8,
+    repeat_threshold=0.0,
+    num_workers=0,
+)
+dataloader.train.mapper.update(
+    augmentations=dataloader.train.mapper.augmentations[:1], image_embeddings=None
+)
+dataloader.train.mapper.augmentations[0].short_edge_length = (256,)
+dataloader.test.update(dataset=L(first_images)(names="lvis_v1_train", count=16), num_workers=0)
+dataloader.test.mapper.augmentations[0].short_edge_length = 256
+
+optimizer.lr = 2e-3
+optimizer.params.lr_factor_func.factor = 1.0
+train.update(
+    init_checkpoint="",
+    max_iter=600,
+    eval_period=0,
+    device="cpu",
+    output_dir="output/overfit16",
+)
+train.amp.enabled = False
+lr_multiplier.warmup_length = 30 / 600

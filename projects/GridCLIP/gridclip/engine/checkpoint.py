@@ -1,0 +1,65 @@
+"""Checkpoints: CLIP weights as initialisation, files that are whole or absent."""
+
+import os
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from gridclip.clip_checkpoint import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
+
+_BACKBONE = "backbone.bottom_up."
+
+
+class GridCLIPCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer that also starts a detector from CLIP weights.
+
+    The image encoder of a CLIP checkpoint becomes the detector's ``backbone.bottom_up``.
+    """
+
+    def _load_file(self, filename: str) -> dict:
+        if filename.endswith((".pkl", ".pyth")):
+            raise ValueError(
+                f"{filename} is a pickle, which can run code when read: save its tensors with "
+                "torch.save as .pth first."
+            )
+        if not is_clip_checkpoint(filename):
+            return super()._load_file(filename)
+        self.logger.info(f"{filename} holds CLIP weights: they initialise {_BACKBONE[:-1]}")
+        weights = resnet_state_dict(read_clip_checkpoint(filename))
+        model = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
+        expected = {
+            key: value
+            for key, value in self.model.state_dict().items()
+            if key.startswith(_BACKBONE)
+        }
+        found, needed = _shapes(model), _shapes(expected)
+        for key in needed | found:
+            if found.get(key) != needed.get(key):
+                raise ValueError(
+                    f"{filename} is another CLIP ResNet than model.backbone.bottom_up describes: "
+                    f"for {key} it has {found.get(key, 'nothing')}, "
+                    f"not {needed.get(key, 'nothing')}."
+                )
+        return {"model": model}
+
+    def save(self, name: str, **kwargs) -> None:
+        super().save(f"{name}.tmp", **kwargs)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        # Called once the file is written: only now does it get its name.
+        final = last_filename_basename.replace(".tmp.pth", ".pth")
+        os.replace(
+            os.path.join(self.save_dir, last_filename_basename), os.path.join(self.save_dir, final)
+        )
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        with open(f"{tag}.tmp", "w") as file:
+            file.write(final)
+        os.replace(f"{tag}.tmp", tag)
+
+
+def _shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:
+    # Nothing reads that count of a frozen batch norm, and not every file has it.
+    return {
+        key: tuple(value.shape)
+        for key, value in state_dict.items()
+        if not key.endswith("num_batches_tracked")
+    }

@@ -1,0 +1,193 @@
+"""Training and evaluation of a LazyConfig."""
+
+import logging
+import time
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gridclip.evaluation import write_results
+
+from .checkpoint import GridCLIPCheckpointer
+from .hooks import EMAHook, ResumableBestCheckpointer
+from .prepare import check_data, prepare_image_embeddings, prepare_text_embeddings
+
+logger = logging.getLogger("detectron2.gridclip")
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model on its device.
+
+    Raises:
+        RuntimeError: the device is not there.
+    """
+    if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError("No CUDA device is available: add train.device=cpu.")
+    return instantiate(cfg.model).to(cfg.train.device)
+
+
+def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
+    """An exponential moving average of the weights, if ``train.ema.enabled``."""
+    if not cfg.train.ema.enabled:
+        return None
+    return AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(cfg.train.ema.decay), use_buffers=True
+    )
+
+
+def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
+    """Evaluate and write ``<output_dir>/results.json``.
+
+    Args:
+        facts: further entries of the file, such as the iteration.
+
+    Returns:
+        detectron2's nested metrics; empty on ranks other than the first.
+    """
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    if comm.is_main_process():
+        print_csv_format(results)
+        write_results(
+            cfg.train.output_dir,
+            results,
+            dataset_name=cfg.dataloader.evaluator.dataset_name,
+            num_images=len(evaluator.image_ids),
+            cfg=cfg,
+            max_dets_per_image=cfg.model.max_detections_per_image,
+            novel_classes=evaluator.novel_classes or (),
+            seed=cfg.train.seed,
+            device=cfg.train.device,
+            **facts,
+        )
+    return results
+
+
+def do_eval_only(cfg: DictConfig) -> dict:
+    """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages."""
+    check_data(cfg, training=False)
+    prepare_text_embeddings(cfg)
+    model = build_model(cfg)
+    averaged = average_model(cfg, model)
+    checkpointables = {} if averaged is None else {"ema": averaged}
+    GridCLIPCheckpointer(model, **checkpointables).load(cfg.train.init_checkpoint)
+    if averaged is not None:
+        if averaged.n_averaged == 0:
+            raise ValueError(
+                f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
+                "asks for: add train.ema.enabled=False."
+            )
+        model = averaged.module
+    return do_test(cfg, model, weights=cfg.train.init_checkpoint)
+
+
+def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:
+    """Train, evaluating on the way and at the end.
+
+    Args:
+        cfg: a config as in ``projects/GridCLIP/configs``.
+        resume: go on from the last checkpoint in ``train.output_dir``, if there is one.
+        dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
+    """
+    check_data(cfg, training=True)
+    prepare_text_embeddings(cfg)
+    prepare_image_embeddings(cfg)
+    model = build_model(cfg)
+    averaged = average_model(cfg, model)
+    optimizer = build_optimizer(cfg, model)
+    loader = instantiate(cfg.dataloader.train)
+    ddp_model = _distribute(cfg, model)
+    trainer = (
+        AMPTrainer(ddp_model, loader, optimizer)
+        if cfg.train.amp.enabled
+        else SimpleTrainer(ddp_model, loader, optimizer)
+    )
+    checkpointables = {"trainer": trainer} | ({} if averaged is None else {"ema": averaged})
+    checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, **checkpointables)
+
+    if dry_run:
+        _dry_run(cfg, trainer, checkpointer)
+        return
+    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, model, averaged))
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    resuming = resume and checkpointer.has_checkpoint()
+    start_iter = trainer.iter + 1 if resuming else 0
+    loader.batch_sampler.start_iter = start_iter
+    if averaged is not None and not resuming:
+        averaged.module.load_state_dict(model.state_dict())
+    trainer.train(start_iter, cfg.train.max_iter)
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The configured optimizer; clips the gradient's norm if ``train.clip_grad_norm`` is set."""
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.model = None  # a config that holds a model can't be written down
+    if cfg.train.clip_grad_norm:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+        # Before the step and after AMP's unscaling, which GradScaler does on its way here.
+        def clip_gradients(*_):
+            clip_grad_norm_(parameters, cfg.train.clip_grad_norm)
+
+        optimizer.register_step_pre_hook(clip_gradients)
+    return optimizer
+
+
+def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    on_gpu = str(cfg.train.device).startswith("cuda")
+    device_ids = {} if on_gpu else {"device_ids": None}
+    return create_ddp_model(model, **device_ids, **cfg.train.ddp)
+
+
+def _build_hooks(cfg, trainer, checkpointer, model, averaged) -> list:
+    start = time.monotonic()
+    evaluated = model if averaged is None else averaged.module
+
+    def evaluate():
+        return do_test(
+            cfg,
+            evaluated,
+            weights=cfg.train.init_checkpoint,
+            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # one more after the last
+            seconds=round(time.monotonic() - start, 1),
+        )
+
+    on_main = comm.is_main_process()
+    all_hooks = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        EMAHook(averaged, model) if averaged is not None else None,
+        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if on_main else None,
+        hooks.EvalHook(cfg.train.eval_period, evaluate),
+        ResumableBestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_metric)
+        if on_main
+        else None,
+        hooks.PeriodicWriter(
+            default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
+        )
+        if on_main
+        else None,
+    ]
+    return [hook for hook in all_hooks if hook is not None]
+
+
+def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPCheckpointer) -> None:
+    instantiate(cfg.lr_multiplier)
+    instantiate(cfg.dataloader.evaluator)
+    checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+    trainer.train(0, 2)
+    losses = {k: round(v, 4) for k, (v, _) in trainer.storage.latest().items() if "loss" in k}
+    model = trainer.model
+    model.eval()
+    with torch.no_grad():
+        instances = model(next(iter(instantiate(cfg.dataloader.test))))[0]["instances"]
+    logger.info(f"Dry run: losses {losses}; {len(instances)} detections in the first test image")

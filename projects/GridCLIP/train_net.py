@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Train or evaluate GridCLIP.
+
+    python projects/GridCLIP/train_net.py --config-file CONFIG.py --num-gpus 8
+    python projects/GridCLIP/train_net.py --config-file CONFIG.py --eval-only MODEL.WEIGHTS FILE.pth
+    torchrun --nproc-per-node 8 projects/GridCLIP/train_net.py --config-file CONFIG.py
+
+Settings are overridden as key=value, e.g. train.output_dir=output/run1 train.device=cpu.
+"""
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+
+from gridclip.engine import do_eval_only, do_train
+
+
+def translate_overrides(opts: list[str]) -> list[str]:
+    """Turn detectron2's older ``MODEL.WEIGHTS PATH`` into ``train.init_checkpoint=PATH``."""
+    translated, rest = [], list(opts)
+    while rest:
+        key, has_value, value = rest.pop(0).partition("=")
+        if key == "MODEL.WEIGHTS":
+            if not has_value:
+                if not rest:
+                    raise SystemExit("MODEL.WEIGHTS wants a path behind it.")
+                value = rest.pop(0)
+            key, value = "train.init_checkpoint", _quote(value)
+        elif not has_value:
+            raise SystemExit(f"'{key}' is no override: write key=value.")
+        translated.append(f"{key}={value}")
+    return translated
+
+
+def _quote(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def main(args) -> None:
+    cfg = LazyConfig.load(args.config_file)
+    cfg = LazyConfig.apply_overrides(cfg, translate_overrides(args.opts))
+    default_setup(cfg, args)
+    if args.eval_only:
+        do_eval_only(cfg)
+    else:
+        do_train(cfg, resume=args.resume, dry_run=args.dry_run)
+
+
+def main_under_torchrun(args) -> None:
+    """Join the process group that torchrun describes in the environment."""
+    on_gpu = torch.cuda.is_available()
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    if on_gpu:
+        torch.cuda.set_device(comm.get_local_rank())
+    try:
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def parse_args(argv: list[str] | None = None):
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, train two iterations, run one test image and stop",
+    )
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file is needed: one of projects/GridCLIP/configs/**/*.py")
+    return args
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.exit(main_under_torchrun(arguments))
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )

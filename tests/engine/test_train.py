@@ -1,0 +1,218 @@
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.env import seed_all_rng
+
+from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
+from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
+from gridclip.engine.train import build_model, build_optimizer
+from gridclip.evaluation import read_results
+from gridclip.text import TextEmbeddings
+
+LOSSES = ("loss_grid_alignment", "loss_box_reg", "loss_centerness", "loss_image_alignment")
+
+
+@pytest.fixture
+def step_losses(monkeypatch):
+    """{iteration: [loss, ...]} of the steps as they run; metrics.json has smoothed values."""
+    losses = {}
+    write_metrics = SimpleTrainer._write_metrics
+
+    def record(trainer, loss_dict, *args, **kwargs):
+        losses[trainer.iter] = [loss_dict[name].item() for name in LOSSES]
+        write_metrics(trainer, loss_dict, *args, **kwargs)
+
+    monkeypatch.setattr(SimpleTrainer, "_write_metrics", record)
+    return losses
+
+
+def test_trains_evaluates_and_leaves_results(world_config):
+    cfg = world_config(max_iter=3)
+    do_train(cfg)
+    results = read_results(f"{cfg.train.output_dir}/results.json")
+    assert results["iterations"] == 3 and results["seed"] == 0
+    assert results["protocol"]["images"] == 12
+    assert results["protocol"]["split"] == "open-vocabulary"
+    assert {"AP", "AP50", "AP75", "APr", "APc", "APf", "AP_novel", "AP_base"} <= set(
+        results["metrics"]["bbox"]
+    )
+    assert results["config"]["model"]["_target_"] == "gridclip.modeling.GridCLIP"
+    assert len(EmbeddingStore.open(cfg.clip.image_embeddings).manifest.image_ids) == 12
+
+
+def test_evaluation_alone_gives_the_same_metrics(world_config):
+    cfg = world_config(max_iter=3)
+    do_train(cfg)
+    trained = read_results(f"{cfg.train.output_dir}/results.json")["metrics"]
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    do_eval_only(cfg)
+    results = read_results(f"{cfg.train.output_dir}/results.json")
+    assert results["metrics"]["bbox"] == pytest.approx(trained["bbox"], nan_ok=True)
+    assert results["weights"].endswith("model_final.pth")
+
+
+def test_averaged_weights_are_what_is_evaluated(world_config):
+    cfg = world_config(max_iter=3)
+    cfg.train.ema.update(enabled=True, decay=0.5)
+    do_train(cfg)
+    saved = torch.load(f"{cfg.train.output_dir}/model_final.pth", weights_only=True)
+    key = "head.grid_embedding.weight"
+    assert not torch.equal(saved["model"][key], saved["ema"][f"module.{key}"])
+    trained = read_results(f"{cfg.train.output_dir}/results.json")["metrics"]
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    do_eval_only(cfg)
+    again = read_results(f"{cfg.train.output_dir}/results.json")["metrics"]
+    assert again["bbox"] == pytest.approx(trained["bbox"], nan_ok=True)
+
+
+@pytest.fixture
+def without_onednn():
+    """oneDNN's convolutions depend in the last bit on where their memory lies."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_onednn")
+@pytest.mark.parametrize("averaging", [False, True])
+def test_resumed_training_equals_uninterrupted(world_config, tmp_path, step_losses, averaging):
+    def config(name, **train):
+        cfg = world_config(max_iter=20, eval_period=0, **train)
+        cfg.train.ema.update(enabled=averaging, decay=0.9)
+        cfg.train.output_dir = str(tmp_path / name)
+        cfg.train.checkpointer.period = 8
+        return cfg
+
+    whole = config("whole")
+    seed_all_rng(0)
+    do_train(whole)
+    expected = dict(step_losses)
+    step_losses.clear()
+
+    class Killed(BaseException):
+        pass
+
+    cut = config("cut")
+    seed_all_rng(0)
+    run_step = SimpleTrainer.run_step
+
+    def dies_in_step_13(trainer):
+        if trainer.iter == 13:
+            raise Killed
+        run_step(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimpleTrainer, "run_step", dies_in_step_13)
+        with pytest.raises(Killed):
+            do_train(cut)
+    assert (tmp_path / "cut" / "last_checkpoint").read_text() == "model_0000007.pth"
+    seed_all_rng(12345)  # nothing may depend on where the generator stands
+    do_train(cut, resume=True)
+
+    assert set(expected) == set(range(20))
+    assert step_losses == expected
+    final = [
+        torch.load(f"{c.train.output_dir}/model_final.pth", weights_only=True) for c in (whole, cut)
+    ]
+    for part in ("model", "ema") if averaging else ("model",):
+        for key, value in final[0][part].items():
+            assert torch.equal(final[1][part][key], value), key
+
+
+def test_best_checkpoint_survives_a_resume(world_config):
+    cfg = world_config(max_iter=2, eval_period=1)
+    do_train(cfg)
+    saved = torch.load(f"{cfg.train.output_dir}/model_final.pth", weights_only=True)
+    assert "ResumableBestCheckpointer" in saved["trainer"]["hooks"]
+
+
+def test_dry_run_builds_all_and_keeps_nothing(world_config, caplog):
+    cfg = world_config(max_iter=1000)
+    with caplog.at_level("INFO", logger="detectron2.gridclip"):
+        do_train(cfg, dry_run=True)
+    assert "Dry run: losses" in caplog.text
+    assert not list((EmbeddingStore.open(cfg.clip.image_embeddings).path.parent).glob("*.pth"))
+
+
+def test_stale_precomputed_files_are_refused(world_config, tmp_path):
+    cfg = world_config(max_iter=1)
+    prepare_text_embeddings(cfg)
+    prepare_image_embeddings(cfg)
+    text = TextEmbeddings.load(cfg.clip.text_embeddings)
+    other = TextEmbeddings(text.names, text.embeddings, text.templates, "RN101", "0" * 64)
+    other.save(cfg.clip.text_embeddings)
+    with pytest.raises(ValueError, match="RN101"):
+        prepare_image_embeddings(cfg)
+    TextEmbeddings(("a", "b"), text.embeddings[:2], (), "RN50", "").save(cfg.clip.text_embeddings)
+    with pytest.raises(ValueError, match="categories"):
+        prepare_text_embeddings(cfg)
+    cfg.clip.windows = "tiles9"
+    with pytest.raises(EmbeddingStoreError, match="windows"):
+        prepare_image_embeddings(cfg)
+
+
+def test_backbone_learns_slower_and_the_temperature_does_not_decay(world_config):
+    cfg = world_config()
+    prepare_text_embeddings(cfg)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    backbone = groups[model.backbone.bottom_up.layer2[0].conv1.weight]
+    head = groups[model.head.grid_embedding.weight]
+    assert backbone["lr"] == pytest.approx(head["lr"] / 10)
+    assert groups[model.classifier.log_scale]["weight_decay"] == 0 < head["weight_decay"]
+    assert BackboneLRFactor(0.1)("head.grid_embedding.weight") == 1.0
+    assert {id(p) for p in groups} == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_gradients_are_clipped_before_the_step(world_config):
+    cfg = world_config(clip_grad_norm=0.25)
+    prepare_text_embeddings(cfg)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    optimizer.step()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_missing_gpu_is_said(world_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"train\.device=cpu"):
+        build_model(world_config(device="cuda"))
+
+
+def test_config_written_by_a_run_can_be_loaded(world_config):
+    cfg = world_config(max_iter=1)
+    prepare_text_embeddings(cfg)
+    path = f"{cfg.train.output_dir}/config.yaml"
+    LazyConfig.save(cfg, path)
+    loaded = LazyConfig.load(path)
+    assert instantiate(loaded.model).num_classes == 3
+
+
+def test_batches_show_no_novel_category(world_config):
+    """What reaches the model in training: no box, negative or sampling weight of category 3."""
+    cfg = world_config()
+    prepare_text_embeddings(cfg)
+    prepare_image_embeddings(cfg)
+    model = build_model(cfg)
+    assert model.federated_weights.tolist() == pytest.approx([8**0.5, 8**0.5, 0.0])
+    iterator = iter(instantiate(cfg.dataloader.train))
+    for _ in range(6):
+        for x in next(iterator):
+            assert 2 not in x["instances"].gt_classes
+            assert 2 not in x["negative_classes"]
+            assert 2 not in x["not_exhaustive_classes"]
+
+
+def test_checkpoint_without_averaged_weights_is_refused(world_config):
+    cfg = world_config(max_iter=1)
+    do_train(cfg)
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    cfg.train.ema.enabled = True
+    with pytest.raises(ValueError, match="no averaged weights"):
+        do_eval_only(cfg)
