@@ -1,0 +1,263 @@
+"""A trained detector on single pictures, with any vocabulary."""
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy, read_image
+from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+from torch import nn
+
+from gridclip.engine import GridCLIPCheckpointer
+from gridclip.engine.prepare import prepare_text_embeddings
+from gridclip.engine.train import average_model
+from gridclip.evaluation.pictures import _Visualizer
+from gridclip.text import TextEmbeddings, embed_names, load_categories
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
+
+
+class Predictor:
+    """Detects the categories of a vocabulary in one picture at a time.
+
+    ::
+
+        predictor = Predictor("configs/lvis/gridclip_r50_ov_1x.py", "model_final.pth")
+        predictor.set_vocabulary(["red shoe", "traffic cone"])
+        instances = predictor("street.jpg")
+        predictor.draw("street.jpg", instances).save("detections.jpg")
+
+    Attributes:
+        cfg: the config in use.
+        model: the detector, in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | DictConfig,
+        weights: str | os.PathLike | None = None,
+        *,
+        vocabulary: Vocabulary | None = None,
+        overrides: Sequence[str] = (),
+        device: str | torch.device | None = None,
+    ):
+        """
+        Args:
+            config: a LazyConfig or its file, as ``train_net.py`` takes it.
+            weights: a checkpoint of the trained detector; None is ``train.init_checkpoint``. Of
+                a run that averages its weights, the average is used, as in evaluation.
+            vocabulary: as in :meth:`set_vocabulary`. None is the training vocabulary, whose
+                text-embedding file is computed if it is missing.
+            overrides: of the config, as "key=value".
+            device: None is the config's, or the CPU where there is no CUDA.
+
+        Raises:
+            FileNotFoundError: the config, the weights or the vocabulary's file is missing.
+            ValueError: the weights do not fill the model, or the vocabulary does not fit it.
+            RuntimeError: the device is not there.
+        """
+        is_file = isinstance(config, str | os.PathLike)
+        cfg = LazyConfig.load(os.fspath(config)) if is_file else copy.deepcopy(config)
+        if malformed := [override for override in overrides if "=" not in override]:
+            raise ValueError(f"'{malformed[0]}' is no override: write key=value.")
+        self.cfg = LazyConfig.apply_overrides(cfg, list(overrides))
+        self.cfg.train.device = _choose_device(device, self.cfg.train.device)
+
+        weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
+        if not PathManager.isfile(weights):
+            raise FileNotFoundError(f"No weights at '{weights}'.")
+        if vocabulary is None:
+            prepare_text_embeddings(self.cfg)
+            text_embeddings = TextEmbeddings.load(self.cfg.model.classifier.text_embeddings)
+        else:
+            text_embeddings = self._text_embeddings(vocabulary, None)
+        self.model = _build_model(self.cfg, text_embeddings)
+        if vocabulary is not None:
+            self.model.set_vocabulary(text_embeddings)  # a closed-set classifier refuses
+        self.model = _load_weights(self.cfg, self.model, weights).eval()
+        self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The C categories' names; ``pred_classes`` are indices into them."""
+        return self.model.classifier.names
+
+    def set_vocabulary(
+        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None = None
+    ) -> None:
+        """Detect other categories from now on. On an error the old vocabulary stays whole.
+
+        Args:
+            vocabulary: category names; text embeddings; their ``.safetensors`` file; or what
+                ``gridclip.text.load_categories`` takes: a file of names, "coco", "lvis_v1", ...
+            clip_model: the CLIP checkpoint that embeds names, the one of the training
+                vocabulary; None is ``clip.weights`` of the config.
+
+        Raises:
+            FileNotFoundError: the vocabulary's file or the CLIP checkpoint is missing.
+            ValueError: no names, one twice, or text embeddings of another CLIP model.
+        """
+        self.model.set_vocabulary(self._text_embeddings(vocabulary, clip_model))
+
+    @torch.inference_mode()
+    def _detect(self, image: np.ndarray) -> Instances:
+        height, width = image.shape[:2]
+        resized = T.AugInput(image)
+        try:
+            self.resize(resized)
+        except ValueError as error:  # from PIL: one side would have no pixel left
+            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
+        return self.model([{"image": tensor, "height": height, "width": width}])[0]["instances"]
+
+    def __call__(self, image: Picture) -> Instances:
+        """
+        Args:
+            image: a file, a PIL image, or an (H, W, 3) uint8 RGB array. The first two are turned
+                upright as their EXIF orientation says.
+
+        Returns:
+            On the CPU, best first: ``pred_boxes`` XYXY in pixels of the upright image, ``scores``
+            and ``pred_classes``.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or no picture.
+        """
+        instances = self._detect(read_picture(image)).to("cpu")
+        # Clones are ordinary tensors: what inference mode made can't be changed in place.
+        fields = {name: value.clone() for name, value in instances.get_fields().items()}
+        return Instances(instances.image_size, **fields)
+
+    def draw(
+        self, image: Picture, instances: Instances, score_threshold: float = 0.3
+    ) -> Image.Image:
+        """Draw detections made with the present vocabulary on their picture, at its size.
+
+        Args:
+            image: as in :meth:`__call__`.
+            instances: what that returned.
+            score_threshold: the least score that is drawn.
+        """
+        instances = instances[instances.scores >= score_threshold]
+        classes = instances.pred_classes.tolist()
+        scores = instances.scores.tolist()
+        labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
+        colors = colormap(rgb=True, maximum=1)
+        visualizer = _Visualizer(read_picture(image))
+        visualizer.overlay_instances(
+            boxes=instances.pred_boxes,
+            labels=[label.replace("$", r"\$") for label in labels],  # no formulas
+            assigned_colors=[colors[c % len(colors)] for c in classes],
+        )
+        return Image.fromarray(visualizer.output.get_image())
+
+    def _text_embeddings(
+        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None
+    ) -> TextEmbeddings:
+        if isinstance(vocabulary, str | os.PathLike):
+            if Path(vocabulary).suffix == ".safetensors":
+                vocabulary = TextEmbeddings.load(vocabulary)
+            else:
+                vocabulary = [category.name for category in load_categories(vocabulary)]
+        if not isinstance(vocabulary, TextEmbeddings):
+            vocabulary = embed_names(
+                vocabulary,
+                self.cfg.clip.weights if clip_model is None else clip_model,
+                self.cfg.clip.templates,
+                device=self.cfg.train.device,
+            )
+        if not len(vocabulary):
+            raise ValueError("The vocabulary is empty: give at least one category.")
+        _check_same_clip(self.cfg, vocabulary)
+        return vocabulary
+
+
+def read_picture(source: Picture) -> np.ndarray:
+    """An upright (H, W, 3) uint8 RGB array of what :class:`Predictor` takes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it can't be read as a picture, or an array is not as above.
+    """
+    if isinstance(source, np.ndarray):
+        shape, dtype = source.shape, source.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not source.size:
+            raise ValueError(
+                f"A picture must be an (H, W, 3) uint8 RGB array, not {shape} {dtype}."
+            )
+        return source
+    if isinstance(source, Image.Image):
+        return convert_PIL_to_numpy(ImageOps.exif_transpose(source), "RGB")
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"No picture at {path}.")
+    try:
+        return read_image(str(path), "RGB")
+    except Exception as error:  # every image format has its own exceptions for a damaged file
+        raise ValueError(
+            f"{path} can't be read as a picture ({type(error).__name__}: {error})."
+        ) from error
+
+
+class _CompleteCheckpointer(GridCLIPCheckpointer):
+    """Refuses weights that leave a part of the model as it was initialised."""
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
+        if lacking := [*incompatible.missing_keys, *misshapen]:
+            raise ValueError(
+                f"{self._parsed_url_during_load.geturl()} lacks {len(lacking)} of the model's "
+                f"tensors or has them in another shape ({', '.join(lacking[:3])}, ...): give the "
+                "weights of a trained detector and the config that it was trained with."
+            )
+        return incompatible
+
+
+def _load_weights(cfg: DictConfig, model: nn.Module, weights: str) -> nn.Module:
+    averaged = average_model(cfg, model)
+    checkpointables = {} if averaged is None else {"ema": averaged}
+    _CompleteCheckpointer(model, **checkpointables).load(weights)
+    return averaged.module if averaged is not None and averaged.n_averaged > 0 else model
+
+
+def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings) -> nn.Module:
+    # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
+    classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings}
+    model = {**cfg.model, "classifier": classifier}
+    if "federated_weights" in model:
+        model["federated_weights"] = None  # for training, and of the training vocabulary
+    return instantiate(model).to(cfg.train.device)
+
+
+def _choose_device(device: str | torch.device | None, configured: str) -> str:
+    chosen = str(configured if device is None else device)
+    if not chosen.startswith("cuda") or torch.cuda.is_available():
+        return chosen
+    if device is None:
+        return "cpu"
+    raise RuntimeError(f"No CUDA device is available for device '{chosen}': take 'cpu'.")
+
+
+def _check_same_clip(cfg: DictConfig, vocabulary: TextEmbeddings) -> None:
+    """Embeddings of another CLIP model mean nothing to the detector, even of the same width."""
+    path = Path(cfg.model.classifier.text_embeddings)
+    if not path.is_file():
+        return
+    trained = TextEmbeddings.load(path)
+    if "" not in (digests := {trained.clip_sha256, vocabulary.clip_sha256}) and len(digests) > 1:
+        raise ValueError(
+            f"The vocabulary's text embeddings are of CLIP model {vocabulary.clip_model} (sha256 "
+            f"{vocabulary.clip_sha256[:8]}...), the training vocabulary's at {path} of "
+            f"{trained.clip_model} (sha256 {trained.clip_sha256[:8]}...): use one model for both."
+        )

@@ -1,0 +1,337 @@
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig
+from PIL import Image, ImageDraw
+from torch.nn.functional import normalize
+
+from gridclip.clip_checkpoint import write_random_clip_archive
+from gridclip.engine import GridCLIPCheckpointer
+from gridclip.engine.train import average_model, build_model
+from gridclip.modeling import ClosedSetClassifier
+from gridclip.predictor import Predictor, read_picture
+from gridclip.text import TextEmbeddings, precompute_text_embeddings
+
+CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py"
+DIM = 64
+TRAINED = ("cat", "dog", "fire hydrant", "umbrella")
+
+
+def write_archive(path, seed=0):
+    write_random_clip_archive(
+        path,
+        embed_dim=DIM,
+        image_resolution=64,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=16,
+        transformer_width=64,
+        transformer_heads=1,
+        transformer_layers=1,
+        seed=seed,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """tiny.pt, other.pt, names.txt, text.safetensors and detector.pth: what a training leaves."""
+    folder = tmp_path_factory.mktemp("predictor")
+    torch.manual_seed(0)
+    archive = write_archive(folder / "tiny.pt")
+    write_archive(folder / "other.pt", seed=1)
+    (folder / "names.txt").write_text("\n".join(TRAINED))
+    cfg = make_config(folder)
+    precompute_text_embeddings(
+        cfg.clip.names, archive, cfg.clip.templates, cfg.clip.text_embeddings, progress=False
+    )
+    cfg.model.federated_weights = None
+    model = build_model(cfg)
+    checkpointer = GridCLIPCheckpointer(model, str(folder))
+    checkpointer.load(str(archive))
+    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
+    torch.nn.init.normal_(model.head.grid_embedding.bias)
+    checkpointer.save("detector")
+    return folder
+
+
+def make_config(folder):
+    cfg = LazyConfig.load(str(CONFIG))
+    cfg.clip.weights = str(folder / "tiny.pt")
+    cfg.clip.names = str(folder / "names.txt")
+    cfg.clip.text_embeddings = str(folder / "text.safetensors")
+    cfg.model.backbone.bottom_up.update(
+        layers=(1, 1, 1, 1), width=16, embed_dim=DIM, input_resolution=64
+    )
+    cfg.model.backbone.out_channels = 32
+    cfg.model.head.conv_dims = [32]
+    cfg.model.classifier.embed_dim = DIM
+    cfg.model.test_topk_candidates = 100
+    return cfg
+
+
+@pytest.fixture
+def cfg(folder):
+    return make_config(folder)
+
+
+@pytest.fixture
+def weights(folder):
+    return folder / "detector.pth"
+
+
+@pytest.fixture
+def predictor(cfg, weights):
+    return Predictor(cfg, weights)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    image = Image.effect_noise((120, 90), 60).convert("RGB")
+    ImageDraw.Draw(image).rectangle((20, 10, 70, 60), fill=(250, 30, 30))
+    return image
+
+
+def same(a, b):
+    return (
+        a.image_size == b.image_size
+        and torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+        and torch.equal(a.scores, b.scores)
+        and torch.equal(a.pred_classes, b.pred_classes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("short_edge", "max_size", "resized"), [(160, 1333, (213, 160)), (160, 190, (190, 143))]
+)
+def test_boxes_are_in_the_pixels_of_the_picture(
+    cfg, weights, picture, short_edge, max_size, resized
+):
+    resize = cfg.dataloader.test.mapper.augmentations[0]
+    resize.short_edge_length, resize.max_size = short_edge, max_size
+    predictor = Predictor(cfg, weights)
+    instances = predictor(picture)
+
+    pixels = np.asarray(picture.resize(resized, Image.Resampling.BILINEAR))
+    with torch.no_grad():
+        # Without "height" and "width" the boxes stay in the resized picture.
+        inputs = {"image": torch.tensor(pixels).permute(2, 0, 1)}
+        expected = predictor.model([inputs])[0]["instances"]
+    width, height = resized
+    scale = torch.tensor([120 / width, 90 / height] * 2)
+    assert len(instances) == len(expected) > 10
+    torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor * scale)
+    torch.testing.assert_close(instances.scores, expected.scores)
+    assert instances.image_size == (90, 120)
+    boxes = instances.pred_boxes.tensor
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 120 and boxes[:, 3].max() <= 90
+    assert (instances.scores.diff() <= 0).all()
+
+
+def test_file_pil_image_and_array_are_the_same(predictor, picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    expected = predictor(np.asarray(picture))
+    assert len(expected)
+    assert same(predictor(picture), expected)
+    assert same(predictor(tmp_path / "picture.png"), expected)
+    assert same(predictor(str(tmp_path / "picture.png")), expected)
+
+
+def test_exif_orientation_is_applied(predictor, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    picture.save(tmp_path / "sideways.png", exif=exif)
+    upright = np.rot90(np.asarray(picture), -1)
+    expected = predictor(np.ascontiguousarray(upright))
+    assert expected.image_size == (120, 90)
+    assert same(predictor(tmp_path / "sideways.png"), expected)
+    assert same(predictor(Image.open(tmp_path / "sideways.png")), expected)
+
+
+def test_grey_and_transparent_pictures_become_rgb(picture):
+    assert read_picture(picture.convert("L")).shape == (90, 120, 3)
+    np.testing.assert_array_equal(read_picture(picture.convert("RGBA")), np.asarray(picture))
+
+
+def test_detections_can_be_changed_in_place(predictor, picture):
+    instances = predictor(picture)
+    before = instances.pred_boxes.tensor.clone()
+    instances.pred_boxes.scale(2, 2)  # refused for tensors made in inference mode
+    torch.testing.assert_close(instances.pred_boxes.tensor, 2 * before)
+
+
+def test_vocabulary_of_names(predictor, picture, cfg, tmp_path):
+    assert predictor.names == TRAINED
+    predictor.set_vocabulary([" red   shoe", "traffic_cone"])
+    assert predictor.names == ("red shoe", "traffic cone")
+    assert predictor.model.num_classes == 2
+    assert set(predictor(picture).pred_classes.tolist()) <= {0, 1}
+
+    (tmp_path / "names.txt").write_text("red shoe\ntraffic cone\n")
+    expected = precompute_text_embeddings(
+        tmp_path / "names.txt", cfg.clip.weights, cfg.clip.templates, progress=False
+    )
+    torch.testing.assert_close(predictor.model.classifier.text_embeddings, expected.embeddings)
+
+
+def test_vocabulary_of_files_and_text_embeddings(predictor, picture, folder, tmp_path):
+    trained = TextEmbeddings.load(folder / "text.safetensors")
+    all_trained = predictor(picture)
+    vocabulary = trained.subset(["umbrella", "cat"])
+    vocabulary.save(tmp_path / "two.safetensors")
+    predictor.set_vocabulary(vocabulary)
+    expected = predictor(picture)
+    assert predictor.names == ("umbrella", "cat") and not same(expected, all_trained)
+
+    predictor.set_vocabulary(folder / "names.txt")
+    assert predictor.names == TRAINED and same(predictor(picture), all_trained)
+    predictor.set_vocabulary(str(tmp_path / "two.safetensors"))
+    assert predictor.names == ("umbrella", "cat") and same(predictor(picture), expected)
+    predictor.set_vocabulary("voc")
+    assert len(predictor.names) == 20
+
+
+def random_embeddings(names, dim, sha256=""):
+    embeddings = normalize(torch.randn(len(names), dim), dim=1)
+    return TextEmbeddings(names, embeddings, (), "tiny", sha256)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "error", "message"),
+    [
+        ([], ValueError, "no category names"),
+        (["cat", " Cat"], ValueError, "0 and 1 have the same name"),
+        (["cat", "  "], ValueError, "none of them empty"),
+        (["cat", 3], ValueError, "list of strings"),
+        (random_embeddings(["cat"], 32), ValueError, "width 32 .* but 64 is needed"),
+        (random_embeddings([], DIM), ValueError, "vocabulary is empty"),
+        (random_embeddings(["cat"], DIM, "f" * 64), ValueError, "sha256 ffffffff.* one model"),
+        ("no.safetensors", FileNotFoundError, "no.safetensors"),
+        ("no.txt", FileNotFoundError, "no.txt"),
+    ],
+)
+def test_bad_vocabulary_leaves_the_old_one(predictor, picture, vocabulary, error, message):
+    before = predictor(picture)
+    with pytest.raises(error, match=message):
+        predictor.set_vocabulary(vocabulary)
+    assert predictor.names == TRAINED and predictor.model.num_classes == len(TRAINED)
+    assert same(predictor(picture), before)
+
+
+def test_names_need_the_clip_model_of_the_training(predictor, folder):
+    with pytest.raises(ValueError, match="of CLIP model other .* of tiny .*: use one model"):
+        predictor.set_vocabulary(["cat"], clip_model=folder / "other.pt")
+    with pytest.raises(FileNotFoundError, match="no.pt"):
+        predictor.set_vocabulary(["cat"], clip_model=folder / "no.pt")
+    assert predictor.names == TRAINED
+
+
+def test_own_vocabulary_needs_no_training_vocabulary(cfg, weights, predictor, picture, tmp_path):
+    cfg.clip.text_embeddings = str(tmp_path / "missing.safetensors")
+    cfg.clip.names = str(tmp_path / "missing.txt")
+    mine = Predictor(cfg, weights, vocabulary=["kite", "red shoe", "cat"])
+    assert mine.names == ("kite", "red shoe", "cat")
+    assert not list(tmp_path.iterdir())
+    predictor.set_vocabulary(["kite", "red shoe", "cat"])
+    assert same(mine(picture), predictor(picture))
+
+
+def test_training_vocabulary_is_computed_if_it_is_missing(
+    cfg, weights, predictor, picture, tmp_path
+):
+    cfg.clip.text_embeddings = str(tmp_path / "text.safetensors")
+    again = Predictor(cfg, weights)
+    assert again.names == TRAINED and (tmp_path / "text.safetensors").is_file()
+    assert same(again(picture), predictor(picture))
+
+
+def test_config_is_not_changed_and_overrides_count(cfg, weights):
+    before = copy.deepcopy(cfg)
+    predictor = Predictor(cfg, weights, overrides=["model.max_detections_per_image=7"])
+    assert predictor.model.max_detections_per_image == 7
+    assert cfg == before
+
+
+def test_weights_default_to_those_of_the_config(cfg, weights, predictor, picture):
+    cfg.train.init_checkpoint = str(weights)
+    assert same(Predictor(cfg)(picture), predictor(picture))
+
+
+def test_averaged_weights_are_used_where_the_run_has_them(cfg, weights, picture, tmp_path):
+    cfg.train.ema.enabled = True
+    plain = Predictor(cfg, weights)  # a checkpoint without an average
+    averaged = average_model(cfg, plain.model)
+    averaged.n_averaged += 1
+    averaged.module.classifier.bias.data += 1
+    GridCLIPCheckpointer(plain.model, str(tmp_path), ema=averaged).save("both")
+    both = Predictor(cfg, tmp_path / "both.pth")
+    assert both.model.classifier.bias == plain.model.classifier.bias + 1
+    assert both(picture).scores[0] > plain(picture).scores[0]
+
+
+def test_closed_set_classifier_refuses_a_vocabulary(cfg, weights):
+    cfg.model.classifier._target_ = ClosedSetClassifier
+    with pytest.raises(ValueError, match="its vocabulary is fixed"):
+        Predictor(cfg, weights, vocabulary=["cat"])
+
+
+def test_missing_weights_are_named(cfg, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no_detector.pth"):
+        Predictor(cfg, tmp_path / "no_detector.pth")
+    with pytest.raises(FileNotFoundError, match="no_config.py"):
+        Predictor(tmp_path / "no_config.py", tmp_path / "no_detector.pth")
+
+
+def test_weights_that_leave_the_detector_untrained_are_refused(cfg, folder, weights):
+    with pytest.raises(ValueError, match="tiny.pt lacks .*give the weights of a trained detector"):
+        Predictor(cfg, folder / "tiny.pt")
+    cfg.model.head.conv_dims = [64]
+    with pytest.raises(ValueError, match="detector.pth lacks .*head"):
+        Predictor(cfg, weights)
+
+
+def test_malformed_override_and_absent_device(cfg, weights):
+    with pytest.raises(ValueError, match="'model.seed' is no override"):
+        Predictor(cfg, weights, overrides=["model.seed"])
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="No CUDA device .* take 'cpu'"):
+            Predictor(cfg, weights, device="cuda")
+        cfg.train.device = "cuda"
+        assert Predictor(cfg, weights).model.device == torch.device("cpu")
+
+
+def test_what_is_no_picture_is_named(predictor, picture, tmp_path):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    picture.save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
+    for name in ("text.jpg", "cut.jpg", "."):
+        with pytest.raises(ValueError, match=f"{tmp_path / name} can't be read as a picture"):
+            predictor(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="No picture at .*none.jpg"):
+        predictor(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_array_of_another_kind_is_refused(predictor, array):
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB array, not \("):
+        predictor(array)
+
+
+def test_too_thin_a_picture_is_refused(predictor):
+    with pytest.raises(ValueError, match="5000 x 1 pixels is too thin"):
+        predictor(np.zeros((1, 5000, 3), np.uint8))
+
+
+def test_draw(predictor, picture):
+    predictor.set_vocabulary(["a $ and a $", "cat"])
+    instances = predictor(picture)
+    assert np.array_equal(predictor.draw(picture, instances, 1.1), picture)
+    drawn = predictor.draw(picture, instances, 0.0)
+    assert drawn.size == picture.size and not np.array_equal(drawn, picture)
+    assert np.array_equal(predictor.draw(picture, instances, 0.0), drawn)  # colours are fixed
+    only_best = predictor.draw(picture, instances, float(instances.scores[0]))
+    assert not np.array_equal(only_best, drawn) and not np.array_equal(only_best, picture)
