@@ -19,8 +19,6 @@ endif
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-no-deps.txt constraints.txt
 STAMP := $(VENV)/.ready-$(DETECTRON2)
 
-# detectron2 reads this variable when it is imported.
-export DETECTRON2_DATASETS ?= datasets
 DEMO_CONFIG := projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py
 DEMO_OUTPUT := output/demo
 
@@ -51,12 +49,10 @@ demo: demo-data env ## train and evaluate a tiny model on DETECTRON2_DATASETS, d
 	$(PY) scripts/visualize_results.py $(DEMO_OUTPUT)
 
 demo-data:
-	@for file in lvis/lvis_v1_train.json lvis/lvis_v1_val.json; do \
-	  if [ ! -f "$$DETECTRON2_DATASETS/$$file" ]; then \
-	    echo "make demo: $$DETECTRON2_DATASETS/$$file is missing: see datasets/README.md" >&2; \
-	    missing=1; \
-	  fi; \
-	done; test -z "$$missing"
+	@for name in lvis_v1_train lvis_v1_val; do \
+	  file="$${DETECTRON2_DATASETS:-datasets}/lvis/$$name.json"; \
+	  [ -f "$$file" ] || { echo "make demo: $$file is missing: see datasets/README.md" >&2; exit 1; }; \
+	done
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("GridCLIP needs Python 3.10 \

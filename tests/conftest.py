@@ -22,9 +22,10 @@ def find_shared_data() -> Path | None:
 
 SHARED_DATA = find_shared_data()
 
-# detectron2 reads the variable when it is imported, so a fixture would come too late.
+# detectron2 reads the variable when it is imported, so a fixture would come too late. A tester's
+# own setting gives way: the tests know what is in the small data set.
 if SHARED_DATA is not None and (SHARED_DATA / "mini").is_dir():
-    os.environ.setdefault("DETECTRON2_DATASETS", str(SHARED_DATA / "mini"))
+    os.environ["DETECTRON2_DATASETS"] = str(SHARED_DATA / "mini")
 
 # The models are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)

@@ -121,11 +121,15 @@ def test_resumed_training_equals_uninterrupted(world_config, tmp_path, step_loss
             assert torch.equal(final[1][part][key], value), key
 
 
-def test_best_checkpoint_survives_a_resume(world_config):
-    cfg = world_config(max_iter=2, eval_period=1)
+def test_best_value_survives_a_resume_and_the_best_weights_are_not_resumed(world_config):
+    cfg = world_config(max_iter=4, eval_period=1)
+    cfg.train.checkpointer.period = 2
     do_train(cfg)
     saved = torch.load(f"{cfg.train.output_dir}/model_final.pth", weights_only=True)
-    assert "ResumableBestCheckpointer" in saved["trainer"]["hooks"]
+    best = saved["trainer"]["hooks"]["ResumableBestCheckpointer"]
+    assert best["best_metric"] >= 0 and best["best_iter"] < 4
+    with open(f"{cfg.train.output_dir}/last_checkpoint") as file:
+        assert file.read() == "model_final.pth"
 
 
 def test_dry_run_builds_all_and_keeps_nothing(world_config, caplog):

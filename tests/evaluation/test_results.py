@@ -207,19 +207,19 @@ def test_commit_of_the_code(tmp_path, monkeypatch):
     module.write_text("x = 1\n")
     monkeypatch.setattr(results_module, "__file__", str(module))
     git("init")
-    assert results_module._git_commit() == "unknown"
+    assert results_module.git_commit() == "unknown"
     git("add", "code.py")
     git("commit", "-m", "first")
     git("tag", "v1")
-    assert results_module._git_commit() == git("rev-parse", "HEAD")
+    assert results_module.git_commit() == git("rev-parse", "HEAD")
     module.write_text("x = 2\n")
-    assert results_module._git_commit() == git("rev-parse", "HEAD") + "-dirty"
+    assert results_module.git_commit() == git("rev-parse", "HEAD") + "-dirty"
 
     # Installed into an environment that lies inside another checkout.
     installed = tmp_path / "installed.py"
     installed.write_text("")
     monkeypatch.setattr(results_module, "__file__", str(installed))
-    assert results_module._git_commit() == "unknown"
+    assert results_module.git_commit() == "unknown"
     monkeypatch.setattr(results_module, "__file__", str(module))
     monkeypatch.setenv("PATH", "")
-    assert results_module._git_commit() == "unknown"
+    assert results_module.git_commit() == "unknown"

@@ -127,7 +127,8 @@ def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     levels = [features[name] for name in model.head_in_features]
-    embeddings, deltas, centerness = model.head(levels)
+    grid_features, deltas, centerness = model.head(levels)
+    embeddings = [model.head.grid_embedding(x) for x in grid_features]
 
     def as_map(x, level):
         return x.transpose(1, 2).unflatten(2, level.shape[-2:])
@@ -154,7 +155,8 @@ def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     levels = [features[name] for name in model.head_in_features]
-    embeddings, deltas, centerness = model.head(levels)
+    grid_features, deltas, centerness = model.head(levels)
+    embeddings = [model.head.grid_embedding(x) for x in grid_features]
 
     def as_map(x, level):
         return x.transpose(1, 2).unflatten(2, level.shape[-2:]).clone()
@@ -202,11 +204,11 @@ def test_head_is_fcos_head_but_for_the_embedding(tiny_gridclip):
     head = tiny_gridclip().head
     assert isinstance(head, FCOSHead)
     features = [torch.randn(2, 64, 8 // 2**i or 1, 12 // 2**i or 1) for i in range(5)]
-    embeddings, deltas, centerness = head(features)
-    assert [e.shape for e in embeddings][:2] == [(2, 96, 32), (2, 24, 32)]
-    x = head.cls_subnet(features[1])
-    expected = head.grid_embedding(x[1, :, 2, 3])
-    torch.testing.assert_close(embeddings[1][1, 2 * 6 + 3], expected)
+    grid_features, deltas, centerness = head(features)
+    assert [x.shape for x in grid_features][:2] == [(2, 96, 64), (2, 24, 64)]
+    assert head.grid_embedding(grid_features[0]).shape == (2, 96, 32)
+    expected = head.cls_subnet(features[1])[1, :, 2, 3]
+    torch.testing.assert_close(grid_features[1][1, 2 * 6 + 3], expected)
     box = head.bbox_pred(head.bbox_subnet(features[1]))
     torch.testing.assert_close(deltas[1][1, 2 * 6 + 3], box[1, :, 2, 3])
     assert centerness[0].shape == (2, 96, 1)

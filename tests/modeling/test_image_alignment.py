@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,6 +7,8 @@ import torch.nn.functional as F
 from gridclip.modeling import BackboneImageAlignment, CLIPResNet, GridImageAlignment
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+# Its grid features are the embeddings themselves.
+DETECTOR = SimpleNamespace(head=SimpleNamespace(grid_embedding=torch.nn.Identity()))
 
 
 def grid(height, width, stride):
@@ -45,7 +49,7 @@ def test_grid_pool_starts_as_the_mean_over_the_picture_without_padding():
     features, centers, embeddings = grid_alignment_inputs()
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
     sizes = [(32, 48), (16, 24)]  # the second picture fills a quarter of the batch
-    pooled = alignment.pool(features, embeddings, centers, WHOLE, sizes, None)
+    pooled = alignment.pool(DETECTOR, features, embeddings, centers, WHOLE, sizes)
     assert pooled.shape == (2, 1, 5)
     torch.testing.assert_close(pooled[0, 0], embeddings[0].mean(dim=0))
     inside = (centers[:, 0] < 24) & (centers[:, 1] < 16)
@@ -57,7 +61,7 @@ def test_grid_pool_takes_windows_and_attention():
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
     torch.nn.init.normal_(alignment.attention.weight)
     windows = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]])
-    pooled = alignment.pool(features, embeddings, centers, windows, [(32, 48)] * 2, None)
+    pooled = alignment.pool(DETECTOR, features, embeddings, centers, windows, [(32, 48)] * 2)
     logits = torch.cat(
         [
             F.conv2d(f, alignment.attention.weight, alignment.attention.bias)[1, 0].flatten()
@@ -73,7 +77,7 @@ def test_grid_pool_teaches_the_grid_embeddings():
     features, centers, embeddings = grid_alignment_inputs()
     embeddings.requires_grad_()
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
-    pooled = alignment.pool(features, embeddings, centers, WHOLE, [(32, 48), (16, 24)], None)
+    pooled = alignment.pool(DETECTOR, features, embeddings, centers, WHOLE, [(32, 48), (16, 24)])
     alignment(pooled, torch.randn(2, 1, 5)).backward()
     assert embeddings.grad[0].abs().sum(dim=-1).gt(0).all()
     assert alignment.attention.weight.grad.abs().sum() > 0
@@ -81,24 +85,22 @@ def test_grid_pool_teaches_the_grid_embeddings():
 
 def test_backbone_pool_of_the_whole_picture_is_clips_embedding():
     bottom_up = CLIPResNet(layers=(1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64).eval()
-    backbone = torch.nn.Module()
-    backbone.bottom_up = bottom_up
+    detector = SimpleNamespace(backbone=SimpleNamespace(bottom_up=bottom_up))
     images = torch.randn(2, 3, 64, 64)
     res5 = bottom_up(images)["res5"]
     padded = F.pad(res5, (0, 2, 0, 1))  # what batching with a larger picture would add
     sizes = [(64, 64)] * 2
-    pooled = BackboneImageAlignment().pool({"res5": padded}, None, None, WHOLE, sizes, backbone)
+    pooled = BackboneImageAlignment().pool(detector, {"res5": padded}, None, None, WHOLE, sizes)
     torch.testing.assert_close(pooled[:, 0], bottom_up.image_embedding(res5))
 
 
 def test_backbone_pool_takes_windows():
     bottom_up = CLIPResNet(layers=(1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64).eval()
-    backbone = torch.nn.Module()
-    backbone.bottom_up = bottom_up
+    detector = SimpleNamespace(backbone=SimpleNamespace(bottom_up=bottom_up))
     res5 = torch.randn(1, 256, 4, 4)
     windows = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]])
     pooled = BackboneImageAlignment().pool(
-        {"res5": res5}, None, None, windows, [(128, 128)], backbone
+        detector, {"res5": res5}, None, None, windows, [(128, 128)]
     )
     torch.testing.assert_close(pooled[0, 0], bottom_up.image_embedding(res5[:, :, :2, :2])[0])
     torch.testing.assert_close(pooled[0, 1], bottom_up.image_embedding(res5[:, :, :, 2:])[0])

@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gridclip.modeling import ClosedSetClassifier, TextClassifier
 from gridclip.text import TextEmbeddings
@@ -33,6 +35,42 @@ def test_length_of_embedding_does_not_matter_and_zero_is_finite():
     zero = torch.zeros(1, 8, requires_grad=True)
     classifier(zero).sum().backward()
     assert torch.isfinite(zero.grad).all()
+
+
+@pytest.mark.parametrize(("features", "dim"), [(6, 32), (32, 32), (48, 32)])
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**16), exponent=st.integers(-3, 3), subset=st.booleans())
+def test_folded_equals_plain(features, dim, seed, exponent, subset):
+    """Values and gradients, for projections of any shape, scale and near-degenerate columns."""
+    generator = torch.Generator().manual_seed(seed)
+    classifier = TextClassifier(vocabulary(7, dim), embed_dim=dim)
+    projection = torch.nn.Linear(features, dim, bias=False)
+    with torch.no_grad():
+        projection.weight.copy_(torch.randn(dim, features, generator=generator) * 10.0**exponent)
+        projection.weight[:, 0] = projection.weight[:, 1] + 1e-2 * projection.weight[:, 0]
+    x = torch.randn(2, 5, features, generator=generator, requires_grad=True)
+    classes = torch.tensor([4, 0, 2]) if subset else None
+
+    plain = classifier(projection(x), classes)
+    folded = classifier.fold(projection, classes)(x)
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
+
+    upstream = torch.randn(plain.shape, generator=generator)
+    variables = (x, projection.weight, classifier.log_scale, classifier.bias)
+    expected = torch.autograd.grad((plain * upstream).sum(), variables)
+    actual = torch.autograd.grad((folded * upstream).sum(), variables)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_folded_takes_zero_features():
+    classifier = TextClassifier(vocabulary(5), embed_dim=8)
+    projection = torch.nn.Linear(4, 8, bias=False)
+    zero = torch.zeros(3, 4, requires_grad=True)
+    logits = classifier.fold(projection)(zero)
+    torch.testing.assert_close(logits, classifier.bias.expand(3, 5))
+    logits.sum().backward()
+    assert torch.isfinite(zero.grad).all() and torch.isfinite(projection.weight.grad).all()
 
 
 def test_empty_batch():

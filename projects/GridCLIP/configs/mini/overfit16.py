@@ -16,7 +16,7 @@ from ..lvis.gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, op
 
 clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
 
-model.backbone.bottom_up.update(layers=(1, 1, 1, 1), width=32, freeze_at=0, freeze_norm=False)
+model.backbone.bottom_up.update(layers=(1, 1, 1, 1), width=16, freeze_at=0, freeze_norm=False)
 model.backbone.out_channels = 64
 model.head.conv_dims = [64, 64]
 model.classifier.embed_dim = 512
@@ -24,7 +24,7 @@ model.image_alignment = None
 
 dataloader.train.update(
     dataset=L(first_images)(names="lvis_v1_train_base", count=16),
-    total_batch_size=8,
+    total_batch_size=4,
     repeat_threshold=0.0,
     num_workers=0,
 )
@@ -39,10 +39,10 @@ optimizer.lr = 2e-3
 optimizer.params.lr_factor_func.factor = 1.0
 train.update(
     init_checkpoint="",
-    max_iter=600,
+    max_iter=800,
     eval_period=0,
     device="cpu",
     output_dir="output/overfit16",
 )
 train.amp.enabled = False
-lr_multiplier.warmup_length = 30 / 600
+lr_multiplier.warmup_length = 50 / 800

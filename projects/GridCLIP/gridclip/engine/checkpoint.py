@@ -50,6 +50,8 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
         os.replace(
             os.path.join(self.save_dir, last_filename_basename), os.path.join(self.save_dir, final)
         )
+        if final == "model_best.pth":
+            return  # saved outside the schedule, after the last step even with a wrong iteration
         tag = os.path.join(self.save_dir, "last_checkpoint")
         with open(f"{tag}.tmp", "w") as file:
             file.write(final)

@@ -20,12 +20,7 @@ class ResumableBestCheckpointer(BestCheckpointer):
     """detectron2's hook that remembers the best value over a resume."""
 
     def state_dict(self) -> dict:
-        # The hook saves before it takes over a new best value, so ask for the latest as well.
-        value, iteration = self.trainer.storage.latest().get(self._val_metric, (None, None))
-        best = self.best_metric
-        if value is None or (best is not None and not self._compare(value, best)):
-            value, iteration = best, self.best_iter
-        return {"best_metric": value, "best_iter": iteration}
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_metric = state_dict["best_metric"]

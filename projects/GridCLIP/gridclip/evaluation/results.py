@@ -94,8 +94,8 @@ def write_results(
         },
         "config": None if cfg is None else _jsonable_config(cfg),
         "seed": seed,
-        "commit": _git_commit(),
-        "versions": _versions(),
+        "commit": git_commit(),
+        "versions": versions(),
         "device": _device_name(device),
         "weights": None if weights is None else str(weights),
         "iterations": iterations,
@@ -175,7 +175,7 @@ def _jsonable_config(cfg):
     return str(cfg)
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of this very file, "-dirty" if tracked files were changed since."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
@@ -196,7 +196,7 @@ def _git_commit() -> str:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """The distribution that provides each package, by name where it is not the package's own."""
     installed = packages_distributions()
     versions = {"python": platform.python_version()}

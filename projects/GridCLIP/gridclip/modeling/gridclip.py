@@ -28,8 +28,9 @@ from .text_classifier import TextClassifier
 """
 Naming convention:
 
-    N: images, R: grid locations over all levels, C: categories of the vocabulary,
-    K: categories that enter the loss of a batch, D: width of CLIP's space, V: windows an image.
+    N: images, R: grid locations over all levels, F: width of the head's features,
+    D: width of CLIP's space, C: categories of the vocabulary, K: those in the loss of a batch,
+    V: windows an image.
 """
 
 
@@ -125,22 +126,22 @@ class GridCLIP(FCOS):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.head_in_features]
-        embeddings, deltas, centerness = (torch.cat(x, dim=1) for x in self.head(levels))
+        grid_features, deltas, centerness = (torch.cat(x, dim=1) for x in self.head(levels))
         anchors = self.anchor_generator(levels)
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         losses = self.detection_losses(
-            anchors, embeddings, deltas, centerness, gt_instances, batched_inputs
+            anchors, grid_features, deltas, centerness, gt_instances, batched_inputs
         )
         if self.image_alignment is not None:
             losses["loss_image_alignment"] = self.image_alignment_loss(
-                images, features, embeddings, anchors, batched_inputs
+                images, features, grid_features, anchors, batched_inputs
             )
         return losses
 
     def detection_losses(
         self,
         anchors: list[Boxes],
-        embeddings: Tensor,
+        grid_features: Tensor,
         deltas: Tensor,
         centerness: Tensor,
         gt_instances: list[Instances],
@@ -149,7 +150,7 @@ class GridCLIP(FCOS):
         """
         Args:
             anchors: one a level, R in all.
-            embeddings, deltas, centerness: (N, R, D), (N, R, 4), (N, R, 1).
+            grid_features, deltas, centerness: (N, R, F), (N, R, 4), (N, R, 1), of the head.
             gt_instances: with ``gt_boxes`` and ``gt_classes``.
             batched_inputs: as in :meth:`forward`.
         """
@@ -164,8 +165,9 @@ class GridCLIP(FCOS):
         classes, known, exhaustive = federated_classes(
             known, self._sample_classes(), self.num_classes
         )
+        classify = self.classifier.fold(self.head.grid_embedding, classes)
         loss_grid = federated_focal_loss(
-            self.classifier(embeddings, classes),
+            classify(grid_features),
             labels,
             classes,
             known,
@@ -191,7 +193,7 @@ class GridCLIP(FCOS):
         self,
         images: ImageList,
         features: dict[str, Tensor],
-        embeddings: Tensor,
+        grid_features: Tensor,
         anchors: list[Boxes],
         batched_inputs: list[dict],
     ) -> Tensor:
@@ -204,24 +206,25 @@ class GridCLIP(FCOS):
             )
         teacher = torch.stack([x["image_embeddings"] for x in batched_inputs]).to(self.device)
         student = self.image_alignment.pool(
+            self,
             features,
-            embeddings,
+            grid_features,
             Boxes.cat(anchors).get_centers(),
             batched_inputs[0]["image_windows"].to(self.device),
             images.image_sizes,
-            self.backbone,
         )
         return self.image_alignment(student, teacher)
 
     def forward_inference(self, images, features, predictions) -> list[Instances]:
         """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS."""
-        embeddings, deltas, centerness = predictions
+        grid_features, deltas, centerness = predictions
         anchors = self.anchor_generator(features)
+        classify = self.classifier.fold(self.head.grid_embedding)
         results = []
         for i, image_size in enumerate(images.image_sizes):
             scores = [
-                (self.classifier(e[i]).sigmoid() * c[i].sigmoid()).sqrt()
-                for e, c in zip(embeddings, centerness, strict=True)
+                (classify(x[i]).sigmoid() * c[i].sigmoid()).sqrt()
+                for x, c in zip(grid_features, centerness, strict=True)
             ]
             results.append(
                 self.inference_single_image(anchors, scores, [d[i] for d in deltas], image_size)

@@ -1,4 +1,4 @@
-"""The dense head: FCOS towers that end in an embedding instead of class scores."""
+"""The dense head: FCOS towers, one of which ends in an embedding instead of class scores."""
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.fcos import FCOSHead
@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 
 class GridHead(FCOSHead):
-    """detectron2's FCOS head with a grid embedding in CLIP's space at every location."""
+    """detectron2's FCOS head with a grid embedding in CLIP's space at every location.
+
+    The embedding is ``grid_embedding(features)``, a linear map without bias: classification is
+    folded into it, so the forward pass returns the features.
+    """
 
     def __init__(
         self,
@@ -31,10 +35,9 @@ class GridHead(FCOSHead):
             num_classes=embed_dim,
             norm=norm,
         )
-        del self.cls_score  # a 3 x 3 convolution; a linear layer can take the classifier into it
-        self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim)
+        del self.cls_score  # a 3 x 3 convolution, which nothing can be folded into cheaply
+        self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim, bias=False)
         nn.init.normal_(self.grid_embedding.weight, std=0.01)
-        nn.init.zeros_(self.grid_embedding.bias)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """
@@ -42,16 +45,16 @@ class GridHead(FCOSHead):
             features: one (N, channels, Hi, Wi) map a level.
 
         Returns:
-            Three lists with an entry a level: grid embeddings (N, Hi * Wi, D), box deltas
-            (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
+            Three lists with an entry a level: grid features (N, Hi * Wi, conv_dims[-1]), box
+            deltas (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
         """
-        embeddings, deltas, centerness = [], [], []
+        grid_features, deltas, centerness = [], [], []
         for feature in features:
-            embeddings.append(self.grid_embedding(_to_locations(self.cls_subnet(feature))))
+            grid_features.append(_to_locations(self.cls_subnet(feature)))
             box_feature = self.bbox_subnet(feature)
             deltas.append(_to_locations(self.bbox_pred(box_feature)))
             centerness.append(_to_locations(self.ctrness(box_feature)))
-        return embeddings, deltas, centerness
+        return grid_features, deltas, centerness
 
 
 def _to_locations(x: Tensor) -> Tensor:

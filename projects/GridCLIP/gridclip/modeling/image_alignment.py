@@ -52,15 +52,23 @@ class ImageAlignment(nn.Module):
         student = F.normalize(student.float(), dim=-1)
         return self.weight * self.loss(student, F.normalize(teacher, dim=-1))
 
-    def pool(self, features, embeddings, centers, windows, image_sizes, backbone) -> Tensor:
+    def pool(
+        self,
+        detector: nn.Module,
+        features: dict[str, Tensor],
+        grid_features: Tensor,
+        centers: Tensor,
+        windows: Tensor,
+        image_sizes: list[tuple[int, int]],
+    ) -> Tensor:
         """
         Args:
+            detector: has the head's ``grid_embedding`` and the backbone's ``bottom_up``.
             features: the backbone's maps by name, each (N, channels, H, W).
-            embeddings: (N, R, D) grid embeddings, levels from fine to coarse.
+            grid_features: (N, R, F), what ``grid_embedding`` takes; levels from fine to coarse.
             centers: (R, 2) float, x and y of the locations in pixels of the padded batch.
             windows: (V, 4) float, XYXY relative to the image's size.
             image_sizes: N pairs of (height, width) in pixels, without padding.
-            backbone: the detector's backbone, whose ``bottom_up`` is a CLIPResNet.
 
         Returns:
             (N, V, D), not normalised.
@@ -86,7 +94,7 @@ class GridImageAlignment(ImageAlignment):
         nn.init.zeros_(self.attention.weight)  # starts as the mean
         nn.init.zeros_(self.attention.bias)
 
-    def pool(self, features, embeddings, centers, windows, image_sizes, backbone):
+    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
         attention = [self.attention(features[name]).flatten(1) for name in self.in_features]
         attention = torch.cat(attention, dim=1).float()  # (N, R)
         sizes = attention.new_tensor(image_sizes).flip(1)  # (N, 2): width, height
@@ -94,7 +102,9 @@ class GridImageAlignment(ImageAlignment):
         top_left, bottom_right = windows[:, None, None, :2], windows[:, None, None, 2:]
         inside = ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)  # (V, N, R)
         weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
-        return torch.einsum("vnr,nrd->nvd", weights.to(embeddings.dtype), embeddings)
+        # The embedding is linear: pooling before it costs less than after it.
+        pooled = torch.einsum("vnr,nrf->nvf", weights.to(grid_features.dtype), grid_features)
+        return detector.head.grid_embedding(pooled)
 
 
 class BackboneImageAlignment(ImageAlignment):
@@ -103,8 +113,8 @@ class BackboneImageAlignment(ImageAlignment):
     The student starts as a copy of the teacher here, so the term can only hold the backbone still.
     """
 
-    def pool(self, features, embeddings, centers, windows, image_sizes, backbone):
-        res5, bottom_up = features["res5"], backbone.bottom_up
+    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
+        res5, bottom_up = features["res5"], detector.backbone.bottom_up
         stride = bottom_up.size_divisibility
         pooled = []
         for feature, (height, width) in zip(res5, image_sizes, strict=True):

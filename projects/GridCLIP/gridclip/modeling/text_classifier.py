@@ -2,8 +2,10 @@
 
 import math
 import os
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings
@@ -65,13 +67,55 @@ class TextClassifier(nn.Module):
         Returns:
             (..., K) logits, or (..., C).
         """
-        text = self._weight() if classes is None else self._weight()[classes]
-        # Dividing the products, not the embeddings, keeps one D-wide copy less for backward.
-        norm = embeddings.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        return embeddings @ text.to(embeddings.dtype).T / norm * self.log_scale.exp() + self.bias
+        cosines = F.normalize(embeddings, dim=-1) @ self._weight(classes).to(embeddings.dtype).T
+        return cosines * self.log_scale.exp() + self.bias
 
-    def _weight(self) -> Tensor:
-        return self.text_embeddings
+    def fold(self, projection: nn.Linear, classes: Tensor | None = None) -> "FoldedClassifier":
+        """The classifier of ``projection(features)`` as a function of the features.
+
+        With e = W x and text embeddings T, the products T e are (T W) x. For the length take
+        W = Q R: |e| = |R x|, as Q's columns are orthonormal. D-wide embeddings are never made.
+
+        Args:
+            projection: F to D features, without bias.
+            classes: as in :meth:`forward`.
+        """
+        weight = projection.weight.float()
+        embed_dim, num_features = weight.shape
+        square = torch.linalg.qr(weight).R if embed_dim > num_features else weight
+        return FoldedClassifier(
+            self._weight(classes) @ weight, square, self.log_scale.exp(), self.bias
+        )
+
+    def _weight(self, classes: Tensor | None) -> Tensor:
+        return self.text_embeddings if classes is None else self.text_embeddings[classes]
+
+
+@dataclass(frozen=True)
+class FoldedClassifier:
+    """Cosine logits straight from features; see :meth:`TextClassifier.fold`.
+
+    Attributes:
+        weight: (K, F), text embeddings times projection.
+        length: (F, F) or (D, F), a matrix under which features are as long as their embeddings.
+        scale, bias: scalars.
+    """
+
+    weight: Tensor
+    length: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """
+        Args:
+            features: (..., F).
+
+        Returns:
+            (..., K) logits.
+        """
+        norm = F.linear(features, self.length).norm(dim=-1, keepdim=True)
+        return F.linear(features, self.scale * self.weight) / norm.clamp(min=1e-12) + self.bias
 
 
 class ClosedSetClassifier(TextClassifier):
@@ -89,5 +133,6 @@ class ClosedSetClassifier(TextClassifier):
             raise ValueError("A closed-set classifier has no text side: its vocabulary is fixed.")
         super().set_vocabulary(text_embeddings)
 
-    def _weight(self) -> Tensor:
-        return nn.functional.normalize(self.class_embeddings, dim=-1)
+    def _weight(self, classes):
+        weight = F.normalize(self.class_embeddings, dim=-1)
+        return weight if classes is None else weight[classes]

@@ -1,0 +1,73 @@
+"""Every config loads, serialises and says what its name says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
+
+from gridclip.data import LVIS_V1_RARE
+
+CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs"
+RUNNABLE = sorted(p for folder in ("lvis", "mini") for p in (CONFIGS / folder).glob("*.py"))
+
+
+def load(name):
+    return LazyConfig.load(str(CONFIGS / "lvis" / f"{name}.py"))
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_serialises_and_comes_back(path, tmp_path):
+    cfg = LazyConfig.load(str(path))
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert not (tmp_path / "config.yaml.pkl").exists()
+    again = LazyConfig.load(str(tmp_path / "config.yaml"))
+    assert set(again) >= {"model", "clip", "dataloader", "optimizer", "lr_multiplier", "train"}
+    assert again.train == cfg.train
+    assert again.model._target_ == "gridclip.modeling.GridCLIP"
+
+
+def test_schedules_are_what_the_comments_say():
+    short, long = load("gridclip_r50_ov_1x"), load("gridclip_r50_ov_2x")
+    images = [c.train.max_iter * c.dataloader.train.total_batch_size for c in (short, long)]
+    assert images == [1_440_000, 2_880_000]
+    for cfg in (short, long):
+        schedule = instantiate(cfg.lr_multiplier)
+        steps = cfg.train.max_iter
+        at = [schedule(step / steps) for step in (999, 1001, steps * 0.66, steps * 0.67, steps - 1)]
+        assert at[0] < 1.0 and at[1:] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+def test_open_vocabulary_never_samples_a_rare_category():
+    for name in ("gridclip_r50_ov_1x", "gridclip_r50_ov_2x", "gridclip_r50_ov_smoke"):
+        cfg = load(name)
+        assert cfg.dataloader.train.dataset.names == "lvis_v1_train_base"
+        weights = instantiate(cfg.model.federated_weights)
+        assert weights.shape == (1203,) and (weights[list(LVIS_V1_RARE)] == 0).all()
+        assert torch.count_nonzero(weights) == 866
+
+
+def test_full_supervision_samples_all():
+    cfg = load("gridclip_r50_full_1x")
+    assert cfg.dataloader.train.dataset.names == "lvis_v1_train"
+    assert torch.count_nonzero(instantiate(cfg.model.federated_weights)) == 1203
+    assert cfg.dataloader.evaluator.novel_classes is None
+
+
+def test_smoke_differs_in_size_iterations_and_device_alone():
+    production, smoke = load("gridclip_r50_ov_1x"), load("gridclip_r50_ov_smoke")
+    assert OmegaConf.to_container(production.model) == OmegaConf.to_container(smoke.model)
+    assert production.optimizer == smoke.optimizer
+    production.dataloader.train.mapper.augmentations[0].short_edge_length = (160,)
+    production.dataloader.test.mapper.augmentations[0].short_edge_length = 160
+    for part in ("train", "test"):
+        production.dataloader[part].num_workers = 0
+    production.dataloader.train.total_batch_size = 2
+    assert OmegaConf.to_container(production.dataloader) == OmegaConf.to_container(smoke.dataloader)
+
+
+def test_pixels_are_normalised_as_clip_does():
+    model = load("gridclip_r50_ov_1x").model
+    assert model.pixel_mean == pytest.approx([122.7709, 116.7460, 104.0937], abs=1e-3)
+    assert model.pixel_std == pytest.approx([68.5005, 66.6322, 70.3232], abs=1e-3)
