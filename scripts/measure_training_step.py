@@ -4,9 +4,10 @@
 
 Time: the same step without the image-level term, with stored teacher embeddings, and with the
 teacher run in the loop, in turn in one process. Memory: GridCLIP beside detectron2's FCOS with as
-many closed-set classes on the same backbone and towers, each in a process of its own; what counts
-is the peak of the resident set above what it was with model and optimizer state in memory. Weights,
-pixels and boxes are random.
+many closed-set classes on the same backbone and towers, each in a process of its own. Two figures
+of the peak above what model and optimizer state take: tensors, as torch.profiler counts them, and
+the resident set, which has allocator and oneDNN's scratch memory in it. Weights, pixels and boxes
+are random.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import resource
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -130,16 +132,17 @@ def measure_time(height: int, width: int, runs: int) -> dict:
                 if run:
                     seconds[name].append(time.perf_counter() - start)
                 bar.update()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    plain = medians["without_image_level"]
-    pairs = list(zip(seconds["without_image_level"], *list(seconds.values())[1:], strict=True))
+    plain = seconds["without_image_level"]
+
+    def added(name):
+        # Pair by pair, so that a drift of the machine's speed cancels.
+        return statistics.median(b / a - 1 for a, b in zip(plain, seconds[name], strict=True))
+
     return {
         "seconds": seconds,
-        "median_seconds": medians,
-        # Pair by pair, so that a drift of the machine's speed cancels.
-        "added_by_store": statistics.median(with_store / a - 1 for a, with_store, _ in pairs),
-        "added_by_teacher_in_the_loop": statistics.median(t / a - 1 for a, _, t in pairs),
-        "added_by_store_of_medians": medians["with_store"] / plain - 1,
+        "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "added_by_store": added("with_store"),
+        "added_by_teacher_in_the_loop": added("teacher_in_the_loop"),
     }
 
 
@@ -150,13 +153,20 @@ def resident_bytes() -> int:
 
 
 def peak_memory(name: str, height: int, width: int, queue) -> None:
-    """Put the peak of the resident set during the second step, above the set before it."""
+    """Put the peaks in MiB of a step that is not the first: of the resident set and of tensors."""
     torch.manual_seed(0)
     model = build_fcos() if name == "fcos" else build_gridclip()
     step = Step(model, make_batch(height, width, CLIP_RESNETS["RN50"]["embed_dim"]))
     step()  # makes the optimizer's state, which stays
     step.optimizer.zero_grad()
     ctypes.CDLL(None).malloc_trim(0)  # what the first step freed goes back to the system
+    resident = peak_resident(step)
+    step.optimizer.zero_grad()
+    queue.put({"resident_set": resident / 2**20, "tensors": peak_tensors(step) / 2**20})
+
+
+def peak_resident(step: Step) -> int:
+    """Bytes by which the resident set grows during a step, at most."""
     before, peak, done = resident_bytes(), 0, threading.Event()
 
     def watch():
@@ -169,11 +179,23 @@ def peak_memory(name: str, height: int, width: int, queue) -> None:
     step()
     done.set()
     watcher.join()
-    queue.put(peak - before)
+    return peak - before
+
+
+def peak_tensors(step: Step) -> int:
+    """Bytes of tensors made during a step and alive at once, at most."""
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    return max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
 
 
 def measure_memory(height: int, width: int) -> dict:
-    """Peak MiB of a step by detector, and GridCLIP's over FCOS's."""
+    """Peaks of a step by detector, and GridCLIP's over FCOS's."""
     context = multiprocessing.get_context("spawn")
     peaks = {}
     for name in ("gridclip", "fcos"):
@@ -183,8 +205,9 @@ def measure_memory(height: int, width: int) -> dict:
         process.join()
         if process.exitcode:
             raise SystemExit(f"The measurement of {name} failed: see above.")
-        peaks[name] = queue.get() / 2**20
-    return {"peak_mib": peaks, "gridclip_over_fcos": peaks["gridclip"] / peaks["fcos"]}
+        peaks[name] = queue.get()
+    ratios = {key: value / peaks["fcos"][key] for key, value in peaks["gridclip"].items()}
+    return {"peak_mib": peaks, "gridclip_over_fcos": ratios}
 
 
 def main(argv: list[str] | None = None) -> None:
