@@ -91,7 +91,7 @@ def test_score_threshold(dataset_dicts, metadata, tmp_path, monkeypatch):
     """By default as many as ground-truth boxes and at least 5; otherwise those at or above it."""
     drawn = []
     monkeypatch.setattr(
-        "gridclip.evaluation.pictures._Visualizer.draw_box",
+        "gridclip.evaluation.pictures.BoxVisualizer.draw_box",
         lambda self, box, **_: drawn.append(tuple(box)),
     )
     scores = [0.1, 0.9, 0.3, 0.8, 0.5, 0.7, 0.6]

@@ -1,9 +1,10 @@
 import json
 import math
 
-import measure_training_step
 import pytest
 import torch
+
+import measure_training_step
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from torch import nn
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import average_model
-from gridclip.evaluation.pictures import _Visualizer
+from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.text import TextEmbeddings, embed_names, load_categories
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -153,7 +153,7 @@ class Predictor:
         scores = instances.scores.tolist()
         labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
         colors = colormap(rgb=True, maximum=1)
-        visualizer = _Visualizer(read_picture(image))
+        visualizer = BoxVisualizer(read_picture(image))
         visualizer.overlay_instances(
             boxes=instances.pred_boxes,
             labels=[label.replace("$", r"\$") for label in labels],  # no formulas

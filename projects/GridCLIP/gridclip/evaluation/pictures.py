@@ -164,7 +164,7 @@ def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
     ]
 
 
-class _Visualizer(Visualizer):
+class BoxVisualizer(Visualizer):
     """detectron2's, with opaque boxes: half transparent ones are lost on a photograph."""
 
     def draw_box(self, box_coord, alpha=1.0, edge_color="g", line_style="-"):
@@ -176,7 +176,7 @@ def _draw_boxes(
 ) -> Image.Image:
     """Draw (box XYXY, class, suffix of the label) on an RGB image (H, W, 3), enlarged if small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
-    visualizer = _Visualizer(image, metadata, scale=scale, font_size_scale=1.3)
+    visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=1.3)
     if objects:
         boxes, classes, suffixes = zip(*objects, strict=True)
         novel = [c in novel_classes for c in classes]

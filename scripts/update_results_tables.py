@@ -1,0 +1,109 @@
+"""Write the tables of projects/GridCLIP/README.md from the files in projects/GridCLIP/results.
+
+python scripts/update_results_tables.py
+"""
+
+import json
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
+START, END = "<!-- results -->\n", "<!-- /results -->"
+
+
+def origin(record: dict) -> str:
+    """What a reader needs to repeat the measurement, in one line."""
+    versions = record["versions"]
+    return (
+        f"Commit {record['commit'][:10]}, torch {versions['torch']}, "
+        f"detectron2 {versions['detectron2']}, Python {versions['python']}."
+    )
+
+
+def overfit_table(record: dict) -> str:
+    """AP of the run that overfits 16 photographs."""
+    metrics = record["metrics"]["bbox"]
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    minutes = record["seconds"] / 60
+    return "\n".join(
+        [
+            f"**Overfitting.** `configs/mini/overfit16.py`: trained on "
+            f"{record['protocol']['images']} photographs and tested on the same, "
+            f"{record['iterations']} steps, {minutes:.0f} minutes on {record['device']}, seed "
+            f"{record['seed']}. It shows that learning works, no more: this is no LVIS AP.",
+            "",
+            "| " + " | ".join(names) + " |",
+            "|" + "---|" * len(names),
+            "| " + " | ".join(f"{metrics[name]:.1f}" for name in names) + " |",
+            "",
+            origin(record),
+        ]
+    )
+
+
+def training_step_table(record: dict) -> str:
+    """Time of the image-level term and peak memory of a step."""
+    height, width = record["size"]
+    time, memory = record["time"], record["memory"]
+    seconds = time["median_seconds"]
+    gridclip, fcos = memory["peak_mib"]["gridclip"], memory["peak_mib"]["fcos"]
+    ratio = memory["gridclip_over_fcos"]
+    return "\n".join(
+        [
+            f"**A training step**, R50, one image of {height} x {width}, {record['classes']} "
+            f"categories, {record['device']}, {record['threads']} threads, random weights, "
+            f"median of {record['runs']} steps run in turn:",
+            "",
+            "| image-level term | s a step | added, pair by pair |",
+            "|---|---|---|",
+            f"| off | {seconds['without_image_level']:.2f} | |",
+            f"| from the store | {seconds['with_store']:.2f} | {time['added_by_store']:+.1%} |",
+            f"| teacher run in the loop | {seconds['teacher_in_the_loop']:.2f} | "
+            f"{time['added_by_teacher_in_the_loop']:+.1%} |",
+            "",
+            "| peak memory of the step, MiB | GridCLIP | detectron2's FCOS, same backbone and "
+            "towers | ratio |",
+            "|---|---|---|---|",
+            f"| tensors (torch.profiler) | {gridclip['tensors']:.0f} | {fcos['tensors']:.0f} | "
+            f"{ratio['tensors']:.2f} |",
+            f"| resident set | {gridclip['resident_set']:.0f} | {fcos['resident_set']:.0f} | "
+            f"{ratio['resident_set']:.2f} |",
+            "",
+            origin(record),
+        ]
+    )
+
+
+TABLES = {"overfit16.json": overfit_table, "training_step_cpu.json": training_step_table}
+
+
+def render(results: Path) -> str:
+    """The tables of the result files that are there, in order."""
+    parts = [
+        table(json.loads((results / name).read_text()))
+        for name, table in TABLES.items()
+        if (results / name).is_file()
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def replace_section(text: str, section: str) -> str:
+    """``text`` with what stands between the markers replaced.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"The README lacks the markers {START.strip()} and {END}.")
+    return before + start + section + end + after
+
+
+def main() -> None:
+    readme = PROJECT / "README.md"
+    readme.write_text(replace_section(readme.read_text(), render(PROJECT / "results")))
+    print(readme)
+
+
+if __name__ == "__main__":
+    main()
