@@ -212,3 +212,14 @@ def test_head_is_fcos_head_but_for_the_embedding(tiny_gridclip):
     box = head.bbox_pred(head.bbox_subnet(features[1]))
     torch.testing.assert_close(deltas[1][1, 2 * 6 + 3], box[1, :, 2, 3])
     assert centerness[0].shape == (2, 96, 1)
+
+
+def test_mixed_precision_gives_about_the_same_losses(tiny_gridclip, batch):
+    expected = losses_of(tiny_gridclip(), batch())
+    model = tiny_gridclip()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = losses_of(model, batch())
+    sum(actual.values()).backward()
+    for name, loss in actual.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1), name
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -52,8 +52,9 @@ class GridHead(FCOSHead):
         for feature in features:
             grid_features.append(_to_locations(self.cls_subnet(feature)))
             box_feature = self.bbox_subnet(feature)
-            deltas.append(_to_locations(self.bbox_pred(box_feature)))
-            centerness.append(_to_locations(self.ctrness(box_feature)))
+            # Half precision can't tell the pixels of a large image apart.
+            deltas.append(_to_locations(self.bbox_pred(box_feature)).float())
+            centerness.append(_to_locations(self.ctrness(box_feature)).float())
         return grid_features, deltas, centerness
 
 

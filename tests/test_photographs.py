@@ -1,0 +1,55 @@
+"""The production config on real photographs, from random weights of RN50's true sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.evaluation import read_results
+from gridclip.text import TextEmbeddings
+
+ROOT = Path(__file__).parents[1]
+PROJECT = ROOT / "projects/GridCLIP"
+SMOKE = PROJECT / "configs/lvis/gridclip_r50_ov_smoke.py"
+
+
+def run(datasets, *command):
+    process = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout[-4000:]
+    return process.stdout
+
+
+@pytest.mark.slow
+def test_production_config_trains_resumes_and_evaluates(mini_datasets, tmp_path):
+    output = tmp_path / "run"
+    train = (PROJECT / "train_net.py", "--config-file", SMOKE, f"train.output_dir={output}")
+    run(mini_datasets, *train)
+
+    store = EmbeddingStore.open(output / "image_embeddings")
+    assert store.manifest.shape == (128, 2, 1024)
+    text = TextEmbeddings.load(output / "text_embeddings.safetensors")
+    assert len(text) == 1203 and text.clip_sha256 == store.manifest.teacher_sha256
+
+    results = read_results(output / "results.json")
+    assert results["iterations"] == 4
+    assert results["protocol"]["dataset"] == "lvis_v1_val"
+    assert results["protocol"]["images"] == 10
+    assert results["protocol"]["novel_classes"] == 337
+    assert 0 <= results["metrics"]["bbox"]["AP"] <= 100
+
+    printed = run(mini_datasets, *train[:3], "--resume", *train[3:], "train.max_iter=6")
+    assert "Starting training from iteration 4" in printed
+    assert read_results(output / "results.json")["iterations"] == 6
+
+    run(mini_datasets, ROOT / "scripts/visualize_results.py", output)
+    assert (output / "losses.png").is_file() and list((output / "pictures").glob("*.jpg"))
