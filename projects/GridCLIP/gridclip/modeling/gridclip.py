@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.fcos import FCOS
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings, embed_names
 
+from .candidates import top_candidates
 from .federated_loss import (
     ImageLabels,
     federated_classes,
@@ -217,19 +219,33 @@ class GridCLIP(FCOS):
 
     def forward_inference(self, images, features, predictions) -> list[Instances]:
         """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS."""
-        grid_features, deltas, centerness = predictions
         anchors = self.anchor_generator(features)
         classify = self.classifier.fold(self.head.grid_embedding)
         results = []
         for i, image_size in enumerate(images.image_sizes):
-            scores = [
-                (classify(x[i]).sigmoid() * c[i].sigmoid()).sqrt()
-                for x, c in zip(grid_features, centerness, strict=True)
+            levels = [
+                self._decode_level(classify, x[i], deltas[i], centerness[i], anchor, image_size)
+                for x, deltas, centerness, anchor in zip(*predictions, anchors, strict=True)
             ]
-            results.append(
-                self.inference_single_image(anchors, scores, [d[i] for d in deltas], image_size)
+            found = Instances.cat(levels)
+            keep = batched_nms(
+                found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh
             )
+            results.append(found[keep[: self.max_detections_per_image]])
         return results
+
+    def _decode_level(
+        self, classify, grid_features, deltas, centerness, anchors, image_size
+    ) -> Instances:
+        scores, locations, classes = top_candidates(
+            classify,
+            grid_features,
+            centerness,
+            score_threshold=self.test_score_thresh,
+            num_candidates=self.test_topk_candidates,
+        )
+        boxes = self.box2box_transform.apply_deltas(deltas[locations], anchors.tensor[locations])
+        return Instances(image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
 
     def _image_labels(self, instances: Instances, inputs: dict) -> ImageLabels:
         """What is known of an image; a data set that is not federated is annotated throughout."""

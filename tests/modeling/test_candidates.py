@@ -1,0 +1,98 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gridclip.modeling import candidates
+from gridclip.modeling.candidates import top_candidates
+
+
+def plain(logits, centerness, score_threshold, num_candidates):
+    """Every pair scored, thresholded and sorted."""
+    scores = (logits.sigmoid() * centerness.sigmoid()).sqrt()
+    keep = scores > score_threshold
+    pairs = keep.nonzero()
+    scores, order = scores[keep].sort(descending=True, stable=True)
+    return scores[:num_candidates], pairs[order][:num_candidates]
+
+
+# Few distinct values, so that ties are the rule; large ones saturate the sigmoid.
+VALUES = st.sampled_from([-100.0, -4.0, -4.0, 0.0, 0.5, 3.0, 100.0])
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_equals_scoring_every_pair(data):
+    locations, classes = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 7))
+
+    def table(columns):
+        size = locations * columns
+        values = data.draw(st.lists(VALUES, min_size=size, max_size=size))
+        return torch.tensor(values).reshape(locations, columns)
+
+    logits, centerness = table(classes), table(1)
+    options = dict(
+        score_threshold=data.draw(st.sampled_from([0.0, 0.05, 0.5, 0.99, 1.0])),
+        num_candidates=data.draw(st.integers(1, 30)),
+    )
+    scores, rows, columns = top_candidates(lambda x: x, logits, centerness, **options)
+    expected, pairs = plain(logits, centerness, **options)
+
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0)
+    assert len({(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True)}) == len(rows)
+    actual = (logits[rows, columns].sigmoid() * centerness[rows, 0].sigmoid()).sqrt()
+    torch.testing.assert_close(actual, scores, rtol=0, atol=0)
+    # Pairs better than the last one kept are the same; among its equals any may be.
+    if len(expected):
+        certain = {
+            tuple(p) for p, s in zip(pairs.tolist(), expected, strict=True) if s > expected[-1]
+        }
+        assert certain <= set(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_logits_over_many_chunks(dtype, monkeypatch):
+    monkeypatch.setattr(candidates, "CHUNK", 64)
+    logits, centerness = torch.randn(500, 40).to(dtype), torch.randn(500, 1).to(dtype)
+    scores, rows, columns = top_candidates(
+        lambda x: x, logits, centerness, score_threshold=0.3, num_candidates=100
+    )
+    expected, _ = plain(logits, centerness, 0.3, 100)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0)
+
+
+def test_one_location_with_more_categories_than_candidates():
+    logits = torch.full((10, 50), -20.0)
+    logits[3] = torch.arange(50.0) / 50
+    _, rows, columns = top_candidates(
+        lambda x: x, logits, torch.zeros(10, 1), score_threshold=0.1, num_candidates=5
+    )
+    assert rows.tolist() == [3] * 5 and columns.tolist() == [49, 48, 47, 46, 45]
+
+
+def test_nothing_above_the_threshold():
+    found = top_candidates(
+        lambda x: x,
+        torch.full((4, 3), -50.0),
+        torch.zeros(4, 1),
+        score_threshold=0.5,
+        num_candidates=5,
+    )
+    assert [len(x) for x in found] == [0, 0, 0]
+
+
+def test_whole_matrix_is_never_made():
+    seen = []
+
+    def classify(x):
+        seen.append(len(x))
+        return x
+
+    top_candidates(
+        classify,
+        torch.randn(10_000, 3),
+        torch.zeros(10_000, 1),
+        score_threshold=0.0,
+        num_candidates=100,
+    )
+    assert seen == [4096, 4096, 1808, 100]
