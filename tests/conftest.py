@@ -68,10 +68,19 @@ TINY_CLIP = dict(
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory) -> Path:
-    """An archive in OpenAI's format of a very small CLIP with random weights."""
+def make_clip(tmp_path_factory):
+    """Writes an archive in OpenAI's format of a very small CLIP with random weights."""
     from gridclip.clip_checkpoint import write_random_clip_archive
 
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(path, **TINY_CLIP)
-    return path
+    def make(**changes) -> Path:
+        path = tmp_path_factory.mktemp("clip") / "tiny.pt"
+        write_random_clip_archive(path, **TINY_CLIP | changes)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(make_clip) -> Path:
+    """The archive of TINY_CLIP's sizes."""
+    return make_clip()

@@ -10,7 +10,6 @@ import torch
 from detectron2.config import LazyConfig
 from PIL import Image
 
-from gridclip.clip_checkpoint import write_random_clip_archive
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import build_model
 from gridclip.predictor import Predictor
@@ -35,20 +34,11 @@ spec.loader.exec_module(demo)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, make_clip):
     """tiny.pt, trained.txt, detector.pth and pictures/{a.png,b.jpg}."""
     folder = tmp_path_factory.mktemp("demo")
     torch.manual_seed(0)
-    write_random_clip_archive(
-        folder / "tiny.pt",
-        embed_dim=64,
-        image_resolution=64,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=16,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=1,
-    )
+    make_clip(embed_dim=64, vision_width=16).rename(folder / "tiny.pt")
     (folder / "trained.txt").write_text("cat\ndog\numbrella\n")
     embed_names(["cat"], folder / "tiny.pt", "single").save(folder / "text.safetensors")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(str(CONFIG)), TINY)

@@ -8,7 +8,6 @@ from detectron2.config import LazyConfig
 from PIL import Image, ImageDraw
 from torch.nn.functional import normalize
 
-from gridclip.clip_checkpoint import write_random_clip_archive
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import average_model, build_model
 from gridclip.modeling import ClosedSetClassifier
@@ -20,28 +19,14 @@ DIM = 64
 TRAINED = ("cat", "dog", "fire hydrant", "umbrella")
 
 
-def write_archive(path, seed=0):
-    write_random_clip_archive(
-        path,
-        embed_dim=DIM,
-        image_resolution=64,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=16,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=1,
-        seed=seed,
-    )
-    return path
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, make_clip):
     """tiny.pt, other.pt, names.txt, text.safetensors and detector.pth: what a training leaves."""
     folder = tmp_path_factory.mktemp("predictor")
     torch.manual_seed(0)
-    archive = write_archive(folder / "tiny.pt")
-    write_archive(folder / "other.pt", seed=1)
+    sizes = dict(embed_dim=DIM, vision_width=16)
+    archive = make_clip(**sizes).rename(folder / "tiny.pt")
+    make_clip(**sizes, seed=1).rename(folder / "other.pt")
     (folder / "names.txt").write_text("\n".join(TRAINED))
     cfg = make_config(folder)
     precompute_text_embeddings(
@@ -52,7 +37,7 @@ def folder(tmp_path_factory):
     checkpointer = GridCLIPCheckpointer(model, str(folder))
     checkpointer.load(str(archive))
     torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
-    torch.nn.init.normal_(model.head.grid_embedding.bias)
+    torch.nn.init.normal_(model.head.grid_embedding.weight)
     checkpointer.save("detector")
     return folder
 

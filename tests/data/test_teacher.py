@@ -17,17 +17,8 @@ TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(
-        path,
-        embed_dim=48,
-        image_resolution=64,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=16,
-        **TEXT,
-    )
-    return path
+def archive(make_clip):
+    return make_clip(embed_dim=48, vision_width=16)
 
 
 @pytest.fixture(scope="module")

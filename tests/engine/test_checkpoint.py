@@ -11,7 +11,7 @@ from clip.model import convert_weights
 from safetensors.torch import save_file
 from torch import nn
 
-from gridclip.clip_checkpoint import load_clip, write_random_clip_archive
+from gridclip.clip_checkpoint import load_clip
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.modeling import CLIPResNet
 
@@ -42,19 +42,8 @@ def assert_equal(state_dict, expected):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(
-        path,
-        embed_dim=32,
-        image_resolution=64,
-        vision_layers=(1, 2, 1, 1),
-        vision_width=8,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=1,
-    )
-    return path
+def archive(make_clip):
+    return make_clip(vision_layers=(1, 2, 1, 1))
 
 
 @pytest.fixture

@@ -11,24 +11,12 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 import precompute_image_embeddings as script
-from gridclip.clip_checkpoint import write_random_clip_archive
 from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(
-        path,
-        embed_dim=48,
-        image_resolution=64,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=16,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=1,
-    )
-    return path
+def archive(make_clip):
+    return make_clip(embed_dim=48, vision_width=16)
 
 
 def make_root(root):

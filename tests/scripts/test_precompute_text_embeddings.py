@@ -3,24 +3,12 @@ import pytest
 import torch
 
 import precompute_text_embeddings as script
-from gridclip.clip_checkpoint import write_random_clip_archive
 from gridclip.text import TextEmbeddings
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(
-        path,
-        embed_dim=16,
-        image_resolution=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=1,
-    )
-    return path
+def archive(make_clip):
+    return make_clip(embed_dim=16, image_resolution=32)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-from gridclip.clip_checkpoint import load_clip, write_random_clip_archive
+from gridclip.clip_checkpoint import load_clip
 from gridclip.text import (
     Category,
     TextEmbeddings,
@@ -17,19 +17,8 @@ DIM = 32
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
-    write_random_clip_archive(
-        path,
-        embed_dim=DIM,
-        image_resolution=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
-        transformer_width=64,
-        transformer_heads=1,
-        transformer_layers=2,
-    )
-    return path
+def archive(make_clip):
+    return make_clip(embed_dim=DIM, image_resolution=32, transformer_layers=2)
 
 
 @pytest.fixture(scope="module")
