@@ -15,6 +15,7 @@ from gridclip.data import first_images
 from ..lvis.gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
 
 clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
+clip.image_embeddings = None
 
 model.backbone.bottom_up.update(layers=(1, 1, 1, 1), width=16, freeze_at=0, freeze_norm=False)
 model.backbone.out_channels = 64
@@ -28,9 +29,7 @@ dataloader.train.update(
     repeat_threshold=0.0,
     num_workers=0,
 )
-dataloader.train.mapper.update(
-    augmentations=dataloader.train.mapper.augmentations[:1], image_embeddings=None
-)
+dataloader.train.mapper.augmentations = dataloader.train.mapper.augmentations[:1]
 dataloader.train.mapper.augmentations[0].short_edge_length = (256,)
 dataloader.test.update(dataset=L(first_images)(names="lvis_v1_train", count=16), num_workers=0)
 dataloader.test.mapper.augmentations[0].short_edge_length = 256
