@@ -1,0 +1,19 @@
+"""ShapesLVIS: a small generated detection world in LVIS v1's format, and captions for CLIP."""
+
+from .dataset import GeneratedShapes, generate_shapes, register_shapes
+from .drawing import render
+from .scenes import CaptionedShapes, build_caption_scene, build_scene
+from .vocabulary import ALL_NAMES, AXES, load_world
+
+__all__ = [
+    "ALL_NAMES",
+    "AXES",
+    "CaptionedShapes",
+    "GeneratedShapes",
+    "build_caption_scene",
+    "build_scene",
+    "generate_shapes",
+    "load_world",
+    "register_shapes",
+    "render",
+]

@@ -1,0 +1,300 @@
+"""What is in a picture and where, and captions that say it: functions of split, seed and index.
+
+A scene knows nothing of pixels: positions and sizes are in units of the picture's side.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .drawing import DISTRACTORS, outline, render
+from .vocabulary import ALL_NAMES, COLOURS, TEXTURES, Name, load_world
+
+# Frequencies are exact over every BLOCK successive pictures: LVIS's limits of 10 and 100 images
+# hold for 10 blocks, 4,000 pictures, and in proportion for other sizes.
+BLOCK = 400
+RARE_IMAGES_PER_BLOCK, COMMON_IMAGES_PER_BLOCK = 1, 10
+
+MIN_SIZE, MAX_SIZE = 0.1, 0.85
+MAX_OBJECTS = 6
+# Parts of a thing that at least are visible, and not cut off at the picture's edge.
+MIN_VISIBLE, MIN_IN_PICTURE = 0.4, 0.7
+_NEGATIVES = 12
+_SENTENCES = ("{}", "a photo of {}", "a picture of {}", "{} in a picture", "there is {}")
+_GRID = 48
+
+_WORLD_CODES = {"dev": 1, "test": 2}
+_SPLIT_CODES = {"train": 1, "val": 2, "captions_train": 3, "captions_val": 4}
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A thing in a picture, a distractor if ``category_id`` (contiguous) is None.
+
+    ``matrix`` (2, 2) takes the unit outline to the picture, ``centre`` (2,) moves it there.
+    """
+
+    name: Name
+    category_id: int | None
+    matrix: np.ndarray
+    centre: np.ndarray
+
+    @property
+    def polygon(self) -> np.ndarray:
+        """(points, 2) outline as x, y, not cut at the picture's edge."""
+        return outline(self.name.shape) @ self.matrix.T + self.centre
+
+    def covers(self, points: np.ndarray) -> np.ndarray:
+        """(M,) bool: which of the points (M, 2) it lies over."""
+        (a, b), (c, d) = self.matrix.tolist()
+        to_unit = np.array([[d, -c], [-b, a]]) / (a * d - b * c)
+        # The table's rim is empty, and stands for all that is farther out.
+        cells = ((points - self.centre) @ to_unit + 1) * (_GRID / 2) + 1
+        x, y = cells.clip(0, _GRID + 1).astype(int).T
+        return _occupied(self.name.shape)[y, x]
+
+    def interior(self) -> np.ndarray:
+        """(M, 2) points evenly spread over it."""
+        return _interior(self.name.shape) @ self.matrix.T + self.centre
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Contents of a picture.
+
+    Attributes:
+        key: seeds the picture's random numbers.
+        items: from back to front.
+        unannotated: indices into ``items`` of objects left without annotation.
+        negatives: contiguous ids of categories verified to be absent.
+    """
+
+    key: tuple[int, ...]
+    items: tuple[Item, ...]
+    unannotated: tuple[int, ...] = ()
+    negatives: tuple[int, ...] = ()
+
+
+def build_scene(world_name: str, split: str, index: int, seed: int = 0) -> Scene:
+    """The scene of picture ``index`` (from 0) of a world's "train" or "val" split.
+
+    Of a category with two or more objects one goes without annotation in one picture of ten.
+    """
+    world = load_world(world_name)
+    key = (seed, _WORLD_CODES[world_name], _SPLIT_CODES[split], index)
+    rng = np.random.default_rng((*key, 0))
+    present = _categories_of_block(world_name, split, seed, index // BLOCK)[index % BLOCK]
+
+    repeats = int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))
+    wanted = [*present, *rng.choice(present, repeats).tolist()][:MAX_OBJECTS]
+    things = [(world.names[i], i) for i in wanted] + _distractors(rng, int(rng.integers(0, 4)))
+    items = _place(
+        [things[i] for i in rng.permutation(len(things))],
+        rng,
+        sizes=(MIN_SIZE, MAX_SIZE),
+        min_visible=MIN_VISIBLE,
+        min_in_picture=MIN_IN_PICTURE,
+    )
+
+    unannotated = ()
+    counts = Counter(item.category_id for item in items if item.category_id is not None)
+    several = sorted(i for i, count in counts.items() if count > 1)
+    if several and rng.random() < 0.1:
+        unannotated = (next(i for i, t in enumerate(items) if t.category_id == several[0]),)
+
+    # LVIS verifies the absence of frequent categories more often.
+    weights = np.sqrt(_images_per_block(world_name, split))
+    weights[present] = 0
+    negatives = rng.choice(len(weights), _NEGATIVES, replace=False, p=weights / weights.sum())
+    return Scene(key, items, unannotated, tuple(sorted(negatives.tolist())))
+
+
+def build_caption_scene(split: str, index: int, seed: int = 0, max_objects: int = 3) -> Scene:
+    """A scene of 1 to ``max_objects`` objects of any of the 360 names, all equally likely."""
+    key = (seed, 0, _SPLIT_CODES[f"captions_{split}"], index)
+    rng = np.random.default_rng((*key, 0))
+    chosen = rng.integers(len(ALL_NAMES), size=rng.integers(1, max_objects + 1)).tolist()
+    things = [(ALL_NAMES[i], i) for i in chosen]
+    things = [*_distractors(rng, int(rng.integers(0, 2))), *things]
+    # Captions name what can be recognised: larger, and hardly hidden or cut.
+    return Scene(key, _place(things, rng, sizes=(0.25, 0.9), min_visible=0.7, min_in_picture=0.95))
+
+
+@cache
+def _images_per_block(world_name: str, split: str) -> np.ndarray:
+    """(C,) in how many pictures of a block, on average, each category is.
+
+    Training pictures have a long tail. Validation pictures don't, for all categories' AP to be
+    measured equally well.
+    """
+    world = load_world(world_name)
+    count = len(world.names)
+    if split == "val":
+        return np.full(count, 3.0 * BLOCK / count)
+    order = np.random.default_rng(_WORLD_CODES[world_name]).permutation(count)
+    novel = [i for i in order if world.axes[i]]
+    base = [i for i in order if not world.axes[i]]
+    frequent, common = base[: len(base) * 9 // 16], base[len(base) * 9 // 16 :]
+    images = np.empty(count)
+    images[frequent] = np.geomspace(38, 11, len(frequent))
+    images[common] = np.geomspace(9, 2, len(common))
+    images[novel] = np.geomspace(1, 0.5, len(novel))
+    return images
+
+
+@lru_cache(maxsize=4)
+def _categories_of_block(
+    world_name: str, split: str, seed: int, block: int
+) -> tuple[list[int], ...]:
+    """Contiguous ids of the categories in each of a block's pictures."""
+    rates = _images_per_block(world_name, split)
+    codes = (seed, _WORLD_CODES[world_name], _SPLIT_CODES[split])
+    # A rate of 0.3 puts a category into 3 of 10 successive blocks; the offset says which.
+    offsets = np.random.default_rng((*codes, 1)).random(len(rates))
+    offsets[rates == rates.round()] = 0
+    due = np.floor((block + 1) * rates + offsets) - np.floor(block * rates + offsets)
+
+    rng = np.random.default_rng((*codes, block, 2))
+    wanted = rng.choice([1, 2, 3, 4, 5], BLOCK, p=[0.15, 0.2, 0.25, 0.2, 0.2])
+    pictures = tuple([] for _ in range(BLOCK))
+    loads = np.zeros(BLOCK)
+    for category in rng.permutation(len(rates)).tolist():
+        fullness = np.where(loads < MAX_OBJECTS, (loads + rng.random(BLOCK)) / wanted, np.inf)
+        fullness[loads == 0] -= 1  # no picture stays empty
+        emptiest = np.argsort(fullness, kind="stable")
+        for picture in emptiest[: int(due[category])].tolist():
+            pictures[picture].append(category)
+            loads[picture] += 1
+    return pictures
+
+
+def _distractors(rng: np.random.Generator, count: int) -> list[tuple[Name, None]]:
+    vocabularies = (TEXTURES, COLOURS, DISTRACTORS)
+    return [
+        (Name(*(words[rng.integers(len(words))] for words in vocabularies)), None)
+        for _ in range(count)
+    ]
+
+
+def _place(
+    things,
+    rng: np.random.Generator,
+    *,
+    sizes: tuple[float, float],
+    min_visible: float,
+    min_in_picture: float,
+) -> tuple[Item, ...]:
+    """Put things (name, category id) into the picture, each on top of those before it.
+
+    A place is tried again, with a smaller size, until ``min_visible`` of all stays visible and
+    ``min_in_picture`` of the new one is within the picture.
+    """
+    smallest, largest = sizes
+    items, points, visible = [], [], []
+    for name, category_id in things:
+        size = smallest * (largest / smallest) ** rng.random()
+        for _ in range(200):
+            item = Item(name, category_id, _random_matrix(rng, size), rng.random(2))
+            own = item.interior()
+            own_visible = ((own >= 0) & (own <= 1)).all(1)
+            if own_visible.mean() >= min_in_picture:
+                left = [v & ~item.covers(p) for p, v in zip(points, visible, strict=True)]
+                if all(v.mean() >= min_visible for v in left):
+                    break
+            size = max(smallest, 0.9 * size)
+        else:
+            raise RuntimeError(f"No place was found for the {name}.")
+        items.append(item)
+        points.append(own)
+        visible = [*left, own_visible]
+    return tuple(items)
+
+
+def _random_matrix(rng: np.random.Generator, size: float) -> np.ndarray:
+    angle = math.radians(rng.uniform(-60, 60))
+    stretch = math.exp(rng.uniform(-0.15, 0.15))
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    skew = np.array([[stretch, rng.uniform(-0.12, 0.12)], [0, 1 / stretch]])
+    return rotation @ skew * (size / 2)
+
+
+@cache
+def _occupied(shape: str) -> np.ndarray:
+    """(GRID + 2, GRID + 2) bool: cells of the square from -1 to 1, and of a rim about it, that lie
+    inside the outline by the even-odd rule."""
+    centres = (np.arange(_GRID) + 0.5) * (2 / _GRID) - 1
+    x, y = (a.reshape(-1, 1) for a in np.meshgrid(centres, centres))
+    (x0, y0), (x1, y1) = outline(shape).T, np.roll(outline(shape), -1, 0).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+    return np.pad((crossing.sum(1) % 2 == 1).reshape(_GRID, _GRID), 1)
+
+
+@cache
+def _interior(shape: str) -> np.ndarray:
+    """(M, 2) points of the unit outline's inside, on a grid of half the density."""
+    y, x = np.nonzero(_occupied(shape)[1:-1:2, 1:-1:2])
+    return (np.stack([x, y], 1) * 2 + 0.5) * (2 / _GRID) - 1
+
+
+class CaptionedShapes(Dataset):
+    """Pairs of a picture and a caption, with all 360 names, the novel ones of both worlds included.
+
+    Nothing is stored: a pair is a function of split, seed and index, in any process. Pictures and
+    their random numbers are none of the detection sets'. For zero-shot classification take
+    ``max_objects=1`` and :meth:`names`.
+
+    Args:
+        length: pairs.
+        size: the pictures' side in pixels.
+        split: "train" or "val"; they share no picture.
+        seed: of the pairs.
+        max_objects: a picture shows 1 to so many named objects, and sometimes a thing without a
+            name.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        size: int = 64,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        max_objects: int = 3,
+    ):
+        if split not in ("train", "val"):
+            raise ValueError(f"There are no captions '{split}': choose train or val.")
+        self.length, self.size = length, size
+        self.split, self.seed, self.max_objects = split, seed, max_objects
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        """The picture, (size, size, 3) uint8 RGB, and its caption."""
+        scene = self._scene(index)
+        return render(scene, self.size), _caption(scene)
+
+    def names(self, index: int) -> list[Name]:
+        """Names of the picture's objects, in the caption's order."""
+        return _object_names(self._scene(index))
+
+    def _scene(self, index: int) -> Scene:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return build_caption_scene(self.split, index, self.seed, self.max_objects)
+
+
+def _object_names(scene: Scene) -> list[Name]:
+    return [item.name for item in scene.items if item.category_id is not None]
+
+
+def _caption(scene: Scene) -> str:
+    rng = np.random.default_rng((*scene.key, 4))
+    *others, last = [f"a {name}" for name in _object_names(scene)]
+    objects = f"{', '.join(others)} and {last}" if others else last
+    return _SENTENCES[rng.integers(len(_SENTENCES))].format(objects)
