@@ -1,0 +1,15 @@
+"""ViLD (arXiv 2104.13921), the two-stage detector that GridCLIP is compared with."""
+
+from .losses import distillation_loss
+from .roi_heads import ViLDOutputLayers, ViLDROIHeads
+from .scores import ViLDClassifier, ensemble_scores
+from .vild import ViLD
+
+__all__ = [
+    "ViLD",
+    "ViLDClassifier",
+    "ViLDOutputLayers",
+    "ViLDROIHeads",
+    "distillation_loss",
+    "ensemble_scores",
+]

@@ -1,0 +1,143 @@
+"""ViLD's classifier over text embeddings and a background vector, and the ensemble's scores."""
+
+import math
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gridclip.modeling import TextClassifier
+from gridclip.text import TextEmbeddings
+
+
+class ViLDClassifier(TextClassifier):
+    """logits = temperature * cos(region embedding, text embedding of a category or background).
+
+    The background vector is learned; the temperature is fixed and there is no bias (ViLD, section
+    3.3: ViLD-text). It also knows which categories are novel: they have no part in training.
+    """
+
+    def __init__(
+        self,
+        text_embeddings: TextEmbeddings | str | os.PathLike,
+        *,
+        embed_dim: int,
+        novel_classes: Iterable[int],
+        temperature: float = 100.0,
+    ):
+        """
+        Args:
+            text_embeddings: the training vocabulary, novel categories included, or its file.
+            embed_dim: D.
+            novel_classes: contiguous ids of the novel categories.
+            temperature: factor of the cosines; the paper's tau is its inverse.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is missing, damaged or of another D, or
+                ``novel_classes`` are no ids of the vocabulary or leave no base category.
+        """
+        super().__init__(text_embeddings, embed_dim=embed_dim)
+        del self.log_scale, self.bias  # learned by GridCLIP, constants here
+        self.register_buffer("log_scale", torch.tensor(math.log(temperature)), persistent=False)
+        self.register_buffer("bias", torch.tensor(0.0), persistent=False)
+        self.background = nn.Parameter(0.01 * torch.randn(embed_dim))
+        self.is_novel = self._novel_mask(self.names, novel_classes)
+        if self.is_novel.all():
+            raise ValueError("All categories are novel: there is nothing to train on.")
+        pairs = zip(self.names, self.is_novel.tolist(), strict=True)
+        self.base_names = frozenset(name for name, novel in pairs if not novel)
+
+    def set_vocabulary(
+        self,
+        text_embeddings: TextEmbeddings | str | os.PathLike,
+        novel_classes: Iterable[int] | None = None,
+    ) -> None:
+        """Replace names, embeddings and what is novel together; on an error nothing has changed.
+
+        Args:
+            text_embeddings: as in the constructor.
+            novel_classes: contiguous ids; None: all but the base categories of the training
+                vocabulary, by name.
+        """
+        if not isinstance(text_embeddings, TextEmbeddings):
+            text_embeddings = TextEmbeddings.load(text_embeddings)
+        names = text_embeddings.names
+        if novel_classes is None:
+            known = getattr(self, "base_names", names)  # not there yet in the constructor
+            novel_classes = [i for i, name in enumerate(names) if name not in known]
+        is_novel = self._novel_mask(names, novel_classes)
+        super().set_vocabulary(text_embeddings)
+        self.register_buffer("is_novel", is_novel, persistent=False)
+
+    def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            embeddings: (..., D), of any length.
+            classes: (K,) int64, the categories to score; all if None.
+
+        Returns:
+            (..., K + 1) or (..., C + 1) float32 logits, the last of the background.
+        """
+        # A cosine in half precision times 100 is wrong by several tenths.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return super().forward(embeddings.float(), classes)
+
+    def training_logits(self, embeddings: Tensor) -> Tensor:
+        """The logits of a loss: those of novel categories are minus infinity, as in DetPro.
+
+        The official code multiplies them by zero, which leaves them in the softmax. Novel text
+        embeddings are not read: nothing in them, not even a NaN, can reach the loss.
+
+        Args:
+            embeddings: (R, D).
+
+        Returns:
+            (R, C + 1).
+        """
+        base = (~self.is_novel).nonzero().squeeze(1)
+        logits = self(embeddings, base)
+        columns = torch.cat([base, base.new_tensor([self.num_classes])])
+        masked = logits.new_full((len(logits), self.num_classes + 1), -math.inf)
+        return masked.index_copy(1, columns, logits)
+
+    def _weight(self, classes):
+        background = F.normalize(self.background, dim=0)
+        return torch.cat([super()._weight(classes), background[None]])
+
+    def _novel_mask(self, names: tuple[str, ...], novel_classes: Iterable[int]) -> Tensor:
+        """(C,) bool."""
+        mask = torch.zeros(len(names), dtype=torch.bool, device=self.text_embeddings.device)
+        for i in novel_classes:
+            if not 0 <= i < len(names):
+                raise ValueError(
+                    f"novel_classes has {i}, but the vocabulary has {len(names)} categories: give "
+                    "contiguous ids of this vocabulary."
+                )
+            mask[i] = True
+        return mask
+
+
+def ensemble_scores(
+    text_logits: Tensor, image_logits: Tensor, is_novel: Tensor, weight: float = 2 / 3
+) -> Tensor:
+    """Weighted geometric means of the two heads' probabilities (ViLD, section 3.4, lambda 2/3).
+
+    p_text^weight * p_image^(1 - weight) for a base category, the weights swapped for a novel one.
+    The image head has never seen background, so its softmax is over the categories alone, as in the
+    official code; the score of the background is the text head's.
+
+    Args:
+        text_logits, image_logits: (R, C + 1), the last of the background.
+        is_novel: (C,) bool.
+        weight: lambda, of the head that knows a category best.
+
+    Returns:
+        (R, C + 1) in 0 to 1; rows do not sum to 1.
+    """
+    log_text = text_logits.log_softmax(dim=1)
+    log_image = image_logits[:, :-1].log_softmax(dim=1)
+    text_weight = torch.where(is_novel, 1 - weight, weight)  # (C,)
+    scores = (text_weight * log_text[:, :-1] + (1 - text_weight) * log_image).exp()
+    return torch.cat([scores, log_text[:, -1:].exp()], dim=1)
