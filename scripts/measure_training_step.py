@@ -2,12 +2,14 @@
 
     python scripts/measure_training_step.py --json projects/GridCLIP/results/training_step_cpu.json
 
-Time: the same step without the image-level term, with stored teacher embeddings, and with the
-teacher run in the loop, in turn in one process. Memory: GridCLIP beside detectron2's FCOS with as
-many closed-set classes on the same backbone and towers, each in a process of its own. Two figures
-of the peak above what model and optimizer state take: tensors, as torch.profiler counts them, and
-the resident set, which has allocator and oneDNN's scratch memory in it. Weights, pixels and boxes
-are random.
+Time: a step without the image-level term, the term alone (forward, and backward to the features,
+where the step's own backward takes over), and the teacher's pass that the store saves, in turn in
+one process: the parts are too small to be told from the noise of whole steps.
+
+Memory: GridCLIP beside detectron2's FCOS with as many closed-set classes on the same backbone and
+towers, each in a process of its own. Two figures of the peak above what model and optimizer state
+take: tensors, as torch.profiler counts them, and the resident set, which has allocator and
+oneDNN's scratch memory in it. Weights, pixels and boxes are random.
 """
 
 import argparse
@@ -92,16 +94,12 @@ def make_batch(height: int, width: int, embed_dim: int, boxes: int = 12) -> list
 class Step:
     """One training step: forward, backward and the optimizer's."""
 
-    def __init__(self, model: torch.nn.Module, batch: list[dict], teacher=None):
-        self.model, self.batch, self.teacher = model, batch, teacher
+    def __init__(self, model: torch.nn.Module, batch: list[dict]):
+        self.model, self.batch = model, batch
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
     def __call__(self) -> None:
-        if self.teacher is not None:
-            image = self.batch[0]["image"].float().div(255)[None]
-            square = F.interpolate(image, (224, 224), mode="bicubic", antialias=True)
-            self.batch[0]["image_embeddings"] = encode_images(self.teacher, square).clone()
         with EventStorage():
             losses = self.model(self.batch)
         self.optimizer.zero_grad()
@@ -109,40 +107,67 @@ class Step:
         self.optimizer.step()
 
 
+class ImageLevelTerm:
+    """The image-level loss of a model's own features, and its gradient with respect to them."""
+
+    def __init__(self, model: torch.nn.Module, batch: list[dict]):
+        self.model = model
+        with torch.no_grad():
+            images = model.preprocess_image(batch)
+            features = model.backbone(images.tensor)
+            levels = [features[name] for name in model.head_in_features]
+            grid_features = torch.cat(model.head(levels)[0], dim=1)
+            anchors = model.anchor_generator(levels)
+        for feature in (*features.values(), grid_features):
+            feature.requires_grad_()
+        self.inputs = images, features, grid_features, anchors, batch
+
+    def __call__(self) -> None:
+        self.model.image_alignment_loss(*self.inputs).backward()
+
+
+class TeacherPass:
+    """What a step would have to do without the store: the image through CLIP's image encoder."""
+
+    def __init__(self, batch: list[dict]):
+        sizes = CLIP_RESNETS["RN50"]
+        self.image = batch[0]["image"]
+        self.teacher = clip.model.CLIP(
+            sizes["embed_dim"], 224, sizes["layers"], sizes["width"], None, 77, 49408, 512, 8, 12
+        ).eval()
+
+    def __call__(self) -> None:
+        image = self.image.float().div(255)[None]
+        square = F.interpolate(image, (224, 224), mode="bicubic", antialias=True)
+        encode_images(self.teacher, square)
+
+
 def measure_time(height: int, width: int, runs: int) -> dict:
-    """Median seconds of a step by variant, run in turn after one warm-up each."""
-    sizes = CLIP_RESNETS["RN50"]
-    teacher = clip.model.CLIP(
-        sizes["embed_dim"], 224, sizes["layers"], sizes["width"], None, 77, 49408, 512, 8, 12
-    )
-    teacher.requires_grad_(False).eval()
-    batch = make_batch(height, width, sizes["embed_dim"])
-    full = build_gridclip()
-    steps = {
-        "without_image_level": Step(build_gridclip(image_level=False), batch),
-        "with_store": Step(full, batch),
-        "teacher_in_the_loop": Step(full, batch, teacher),
+    """Seconds of each part, run in turn after one warm-up each, and the shares of a step."""
+    batch = make_batch(height, width, CLIP_RESNETS["RN50"]["embed_dim"])
+    parts = {
+        "step": Step(build_gridclip(image_level=False), batch),
+        "image_level_term": ImageLevelTerm(build_gridclip(), batch),
+        "teacher_pass": TeacherPass(batch),
     }
-    seconds = {name: [] for name in steps}
-    with tqdm(total=len(steps) * (runs + 1), unit="step") as bar:
+    seconds = {name: [] for name in parts}
+    with tqdm(total=len(parts) * (runs + 1), unit="part") as bar:
         for run in range(runs + 1):
-            for name, step in steps.items():
+            for name, part in parts.items():
                 start = time.perf_counter()
-                step()
+                part()
                 if run:
                     seconds[name].append(time.perf_counter() - start)
                 bar.update()
-    plain = seconds["without_image_level"]
-
-    def added(name):
-        # Pair by pair, so that a drift of the machine's speed cancels.
-        return statistics.median(b / a - 1 for a, b in zip(plain, seconds[name], strict=True))
-
+    rounds = list(zip(*seconds.values(), strict=True))
     return {
         "seconds": seconds,
         "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "added_by_store": added("with_store"),
-        "added_by_teacher_in_the_loop": added("teacher_in_the_loop"),
+        # Round by round, so that a drift of the machine's speed cancels.
+        "added_by_store": statistics.median(term / step for step, term, _ in rounds),
+        "added_by_teacher_in_the_loop": statistics.median(
+            (term + teacher) / step for step, term, teacher in rounds
+        ),
     }
 
 

@@ -13,11 +13,8 @@ def test_both_detectors_train_and_all_is_written(tmp_path):
     path = tmp_path / "step.json"
     measure_training_step.main(["--size", "64", "96", "--runs", "1", "--json", str(path)])
     record = json.loads(path.read_text())
-    assert set(record["time"]["median_seconds"]) == {
-        "without_image_level",
-        "with_store",
-        "teacher_in_the_loop",
-    }
+    assert set(record["time"]["median_seconds"]) == {"step", "image_level_term", "teacher_pass"}
+    assert 0 < record["time"]["added_by_store"] < record["time"]["added_by_teacher_in_the_loop"]
     assert set(record["memory"]["peak_mib"]) == {"gridclip", "fcos"}
     for peaks in record["memory"]["peak_mib"].values():
         assert peaks["tensors"] > 0 and math.isfinite(peaks["resident_set"])
