@@ -116,6 +116,24 @@ def test_normalizer_is_saved_and_averages(tiny_gridclip, batch):
     torch.testing.assert_close(model.loss_normalizer, 0.9 * first)
 
 
+def fcos_predictions(model, inputs):
+    """Images, levels, and the plain classifier's predictions as detectron2's FCOS takes them."""
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    levels = [features[name] for name in model.head_in_features]
+    grid_features, deltas, centerness = model.head(levels)
+    embeddings = [model.head.grid_embedding(x) for x in grid_features]
+
+    def as_map(x, level):
+        return x.transpose(1, 2).unflatten(2, level.shape[-2:]).clone()
+
+    predictions = [
+        [as_map(x, level) for x, level in zip(outputs, levels, strict=True)]
+        for outputs in ([model.classifier(e) for e in embeddings], deltas, centerness)
+    ]
+    return images, levels, predictions
+
+
 def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
     """With every category known, the three detection losses are FCOS's on the same logits."""
     model = tiny_gridclip(image_alignment=None)
@@ -124,19 +142,7 @@ def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
         x["negative_classes"] = torch.arange(6)
     ours = losses_of(model, inputs)
 
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
-    levels = [features[name] for name in model.head_in_features]
-    grid_features, deltas, centerness = model.head(levels)
-    embeddings = [model.head.grid_embedding(x) for x in grid_features]
-
-    def as_map(x, level):
-        return x.transpose(1, 2).unflatten(2, level.shape[-2:])
-
-    predictions = [
-        [as_map(x, level) for x, level in zip(outputs, levels, strict=True)]
-        for outputs in ([model.classifier(e) for e in embeddings], deltas, centerness)
-    ]
+    images, levels, predictions = fcos_predictions(model, inputs)
     with EventStorage():
         model._ema_update = lambda name, value, initial: value  # ours starts from the first batch
         theirs = FCOS.forward_training(
@@ -152,19 +158,7 @@ def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
     model = tiny_gridclip(test_score_thresh=0.0).eval()
     inputs = batch()
     ours = model(inputs)
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
-    levels = [features[name] for name in model.head_in_features]
-    grid_features, deltas, centerness = model.head(levels)
-    embeddings = [model.head.grid_embedding(x) for x in grid_features]
-
-    def as_map(x, level):
-        return x.transpose(1, 2).unflatten(2, level.shape[-2:]).clone()
-
-    predictions = [
-        [as_map(x, level) for x, level in zip(outputs, levels, strict=True)]
-        for outputs in ([model.classifier(e) for e in embeddings], deltas, centerness)
-    ]
+    images, levels, predictions = fcos_predictions(model, inputs)
     theirs = FCOS.forward_inference(model, images, levels, predictions)
     for a, b, size in zip(ours, theirs, images.image_sizes, strict=True):
         a, b = a["instances"], detector_postprocess(b, *size)

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from gridclip.text import TextEmbeddings, embed_names
+from gridclip.text import TextEmbeddings, as_text_embeddings
 
 from .candidates import top_candidates
 from .federated_loss import (
@@ -105,11 +105,7 @@ class GridCLIP(FCOS):
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        if not isinstance(vocabulary, TextEmbeddings | str | os.PathLike):
-            if clip_model is None:
-                raise ValueError("To embed category names, name the CLIP model: clip_model=...")
-            vocabulary = embed_names(vocabulary, clip_model)
-        self.classifier.set_vocabulary(vocabulary)
+        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model))
         self.num_classes = self.classifier.num_classes
 
     def forward(self, batched_inputs: list[dict]):

@@ -2,6 +2,7 @@
 
 from gridclip.text.embeddings import TextEmbeddings
 from gridclip.text.encoder import (
+    as_text_embeddings,
     build_text_embeddings,
     embed_names,
     encode_prompts,
@@ -14,6 +15,7 @@ __all__ = [
     "TEMPLATES",
     "Category",
     "TextEmbeddings",
+    "as_text_embeddings",
     "build_text_embeddings",
     "embed_names",
     "encode_prompts",

@@ -131,6 +131,29 @@ def embed_names(
     )
 
 
+def as_text_embeddings(
+    vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
+    clip_model: str | os.PathLike | None = None,
+) -> TextEmbeddings:
+    """The text embeddings of what a detector's ``set_vocabulary`` takes.
+
+    Args:
+        vocabulary: text embeddings, a file of them, or category names.
+        clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds them.
+
+    Raises:
+        FileNotFoundError, ValueError: the file or the weights are not usable, or there are names
+            but no CLIP model.
+    """
+    if isinstance(vocabulary, TextEmbeddings):
+        return vocabulary
+    if isinstance(vocabulary, str | os.PathLike):
+        return TextEmbeddings.load(vocabulary)
+    if clip_model is None:
+        raise ValueError("To embed category names, name the CLIP model: clip_model=...")
+    return embed_names(vocabulary, clip_model)
+
+
 def _embed_categories(
     categories: Sequence[Category],
     clip_source: str | os.PathLike,

@@ -8,7 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
 
-from gridclip.text import TextEmbeddings, embed_names
+from gridclip.text import TextEmbeddings, as_text_embeddings
 
 from .roi_heads import Regions, ViLDROIHeads
 from .scores import ViLDClassifier
@@ -70,11 +70,7 @@ class ViLD(GeneralizedRCNN):
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        if not isinstance(vocabulary, TextEmbeddings | str | os.PathLike):
-            if clip_model is None:
-                raise ValueError("To embed category names, name the CLIP model: clip_model=...")
-            vocabulary = embed_names(vocabulary, clip_model)
-        self.classifier.set_vocabulary(vocabulary, novel_classes)
+        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model), novel_classes)
         self.roi_heads.set_classifier(self.classifier)
 
     def forward(self, batched_inputs: list[dict]):
