@@ -61,6 +61,10 @@ def print_summary(store: EmbeddingStore, reports: list[PrecomputeReport]) -> Non
         f"  this run: {encoded} images in {seconds:.1f} s, {encoded / seconds:.1f} images/s\n"
         f"  {images * vectors} vectors of width {dim}, {images * vectors * dim * 2 / 1e6:.1f} MB"
     )
+    print_failures(reports)
+
+
+def print_failures(reports: list[PrecomputeReport]) -> None:
     failures = [failure for report in reports for failure in report.failures]
     if failures:
         print(f"{len(failures)} images failed; mend them and run the same again:", file=sys.stderr)
@@ -68,15 +72,21 @@ def print_summary(store: EmbeddingStore, reports: list[PrecomputeReport]) -> Non
         print(f"  {failure.image_id} {failure.file_name}: {failure.reason}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0 if the store is complete."""
-    args = argument_parser().parse_args(argv)
-    device = torch.device(args.device)
+def join_process_group(device: str) -> torch.device:
+    """Join torchrun's processes, if there are several; the device of this one."""
+    device = torch.device(device)
     if int(os.getenv("WORLD_SIZE", "1")) > 1:
         # Days, as ranks wait for the slowest one at the end: torchrun would stop it otherwise.
         dist.init_process_group("gloo", timeout=timedelta(days=7))
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 if the store is complete."""
+    args = argument_parser().parse_args(argv)
+    device = join_process_group(args.device)
     try:
         report = precompute_image_embeddings(
             load_dataset(args.dataset),

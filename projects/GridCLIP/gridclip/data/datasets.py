@@ -14,6 +14,11 @@ LVIS_V1_RARE = tuple(
     if category["frequency"] == "r"
 )
 
+_FIX = (
+    "Point the environment variable DETECTRON2_DATASETS at the folder that holds lvis/ and coco/ "
+    "(see datasets/README.md)."
+)
+
 
 def remove_novel_categories(dataset_dicts: list[dict], novel_classes: Iterable[int]) -> list[dict]:
     """Training data as if the novel categories had never been annotated.
@@ -62,6 +67,17 @@ def register_base_split(name: str, source: str, novel_classes: Iterable[int]) ->
     MetadataCatalog.get(name).set(**metadata, novel_classes=novel)
 
 
+def novel_classes(name: str) -> list[int]:
+    """Contiguous ids of the categories that a registered data set leaves out; none if it is whole.
+
+    Raises:
+        ValueError: no such data set.
+    """
+    if name not in DatasetCatalog:
+        raise ValueError(f"No data set '{name}' is registered.")
+    return list(MetadataCatalog.get(name).get("novel_classes", []))
+
+
 def first_images(names: str, count: int) -> list[dict]:
     """The first ``count`` images of a data set that have boxes: to overfit, or for a quick look."""
     return get_detection_dataset_dicts(names, filter_empty=True)[:count]
@@ -71,12 +87,10 @@ def check_annotations_exist(name: str) -> None:
     """Raise a FileNotFoundError that names the file and the fix if ``name`` can't be loaded."""
     if name not in DatasetCatalog:
         raise ValueError(f"No data set '{name}' is registered.")
-    json_file = Path(MetadataCatalog.get(name).json_file)
-    if not json_file.is_file():
-        raise FileNotFoundError(
-            f"Annotations of '{name}' are not at {json_file}. Point the environment variable "
-            "DETECTRON2_DATASETS at the folder that holds lvis/ and coco/ (see datasets/README.md)."
-        )
+    metadata = MetadataCatalog.get(name)
+    if not Path(metadata.json_file).is_file():
+        fix = metadata.get("fix", _FIX)
+        raise FileNotFoundError(f"Annotations of '{name}' are not at {metadata.json_file}. {fix}")
 
 
 register_base_split("lvis_v1_train_base", "lvis_v1_train", LVIS_V1_RARE)

@@ -139,5 +139,6 @@ def build_train_loader(
         ),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # else a new iterator draws from the training's random stream
         pin_memory=torch.cuda.is_available(),
     )

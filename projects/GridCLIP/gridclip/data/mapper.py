@@ -1,5 +1,7 @@
 """The dataset mapper: detectron2's, with image embeddings and the federated annotation of LVIS."""
 
+from collections.abc import Iterator
+
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
@@ -8,7 +10,7 @@ from detectron2.data.transforms.augmentation import _TransformToAug
 
 from gridclip.data.embedding_store import EmbeddingStore
 
-_KEEP_PICTURE = {
+KEEP_PICTURE = {
     T.Resize,
     T.ResizeShortestEdge,
     T.ResizeScale,
@@ -77,13 +79,13 @@ class GridCLIPDatasetMapper(DatasetMapper):
         if image_embeddings is not None:
             if not is_train:
                 raise ValueError("image_embeddings is for training: the model infers without them.")
-            flips = _flips(self.augmentations)
+            flips = any([_flips(aug) for aug in single_augmentations(self.augmentations)])
             self.store = EmbeddingStore.open(image_embeddings)
             self.store.check(mirror=flips)
 
     def __call__(self, dataset_dict):
-        if self.is_train and "annotations" not in dataset_dict:
-            raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
+        if self.is_train:
+            check_annotated(dataset_dict)
         return super().__call__(dataset_dict)
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
@@ -102,24 +104,41 @@ class GridCLIPDatasetMapper(DatasetMapper):
             dataset_dict["image_windows"] = torch.tensor(self.store.manifest.boxes)
 
 
-def _flips(aug: T.Augmentation | T.Transform) -> bool:
-    """Whether an augmentation may mirror a picture; ValueError if it may do worse to it.
+def check_annotated(dataset_dict: dict) -> None:
+    """Raise a ValueError for a record without annotations: one without objects has empty ones."""
+    if "annotations" not in dataset_dict:
+        raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
+
+
+def single_augmentations(
+    aug: T.Augmentation | T.Transform,
+) -> Iterator[T.Augmentation | T.Transform]:
+    """What an augmentation may do to a picture, taken out of lists and random application.
 
     Exact types only: what a subclass does is unknown.
     """
     if type(aug) is T.AugmentationList:
-        return any([_flips(inner) for inner in aug.augs])
-    if type(aug) is T.TransformList:
-        return any([_flips(inner) for inner in aug.transforms])
-    if type(aug) is T.RandomApply:
-        return _flips(aug.aug)
-    if type(aug) is _TransformToAug:
-        return _flips(aug.tfm)
+        inner = aug.augs
+    elif type(aug) is T.TransformList:
+        inner = aug.transforms
+    elif type(aug) is T.RandomApply:
+        inner = [aug.aug]
+    elif type(aug) is _TransformToAug:
+        inner = [aug.tfm]
+    else:
+        yield aug
+        return
+    for augmentation in inner:
+        yield from single_augmentations(augmentation)
+
+
+def _flips(aug: T.Augmentation | T.Transform) -> bool:
+    """Whether a single augmentation may mirror a picture; ValueError if it may do worse to it."""
     if type(aug) is T.HFlipTransform:
         return True
     if type(aug) is T.RandomFlip and aug.horizontal:
         return aug.prob > 0
-    if type(aug) in _KEEP_PICTURE:
+    if type(aug) in KEEP_PICTURE:
         return False
     reason = _FLIPS if type(aug) is T.RandomFlip else _REFUSED.get(type(aug))
     raise ValueError(

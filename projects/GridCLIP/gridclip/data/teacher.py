@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.data.detection_utils import check_image_size, read_image
-from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -44,6 +43,25 @@ class PrecomputeReport:
     encoded: int
     failures: tuple[ImageFailure, ...]
     seconds: float
+
+
+def without_annotations(record: dict) -> dict:
+    """What :func:`read_picture` needs of a record: the rest need not go to worker processes."""
+    return {k: record[k] for k in ("file_name", "width", "height") if k in record}
+
+
+def read_picture(record: dict) -> np.ndarray | str:
+    """A picture as detectron2's mapper reads it, (H, W, 3) uint8 RGB, or why it cannot be used.
+
+    Args:
+        record: with "file_name"; "width" and "height" are checked if they are there.
+    """
+    try:
+        image = read_image(record["file_name"], "RGB")
+        check_image_size(dict(record), image)
+    except Exception as error:  # every image format has its own exceptions for a damaged file
+        return f"{type(error).__name__}: {error}"
+    return image
 
 
 def clip_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
@@ -139,7 +157,7 @@ def precompute_image_embeddings(
         mirror=mirror,
         dim=model.visual.output_dim,
     )
-    store = _create_in_turn(store_path, manifest, rank, world)
+    store = EmbeddingStore.create_in_turn(store_path, manifest, rank, world)
     rows = store.pending(rank, world)
     pictures = _Pictures([dataset_dicts[row] for row in rows], rows, boxes, mirror, resolution)
     loader = DataLoader(
@@ -150,18 +168,6 @@ def precompute_image_embeddings(
         pin_memory=torch.device(device).type == "cuda",
     )
     return _fill(store, model, loader, dataset_dicts, progress)
-
-
-def _create_in_turn(path, manifest: StoreManifest, rank: int, world: int) -> EmbeddingStore:
-    # Rank 0 first, so that the disk space is reserved once. It lets the others go on even if it
-    # fails: they then fail with the same message instead of waiting.
-    if world > 1 and rank > 0:
-        comm.synchronize()
-    try:
-        return EmbeddingStore.create(path, manifest)
-    finally:
-        if world > 1 and rank == 0:
-            comm.synchronize()
 
 
 def _fill(
@@ -200,8 +206,7 @@ class _Pictures(Dataset):
     """Rows of the store: (row, (variants * V, 3, n, n) inputs), or (row, reason) of a failure."""
 
     def __init__(self, records, rows, boxes, mirror, resolution):
-        keys = ("file_name", "width", "height")  # the annotations need not go to the workers
-        self.records = [{k: record[k] for k in keys if k in record} for record in records]
+        self.records = [without_annotations(record) for record in records]
         self.rows, self.boxes = rows.tolist(), boxes
         self.mirror, self.resolution = mirror, resolution
 
@@ -210,11 +215,9 @@ class _Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         row, record = self.rows[index], self.records[index]
-        try:
-            image = read_image(record["file_name"], "RGB")
-            check_image_size(dict(record), image)
-        except Exception as error:  # every image format has its own exceptions for a damaged file
-            return row, f"{type(error).__name__}: {error}"
+        image = read_picture(record)
+        if isinstance(image, str):
+            return row, image
         variants = [image, np.ascontiguousarray(image[:, ::-1])] if self.mirror else [image]
         inputs = [clip_inputs(variant, self.boxes, self.resolution) for variant in variants]
         return row, torch.cat(inputs)

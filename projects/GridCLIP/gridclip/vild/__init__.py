@@ -1,6 +1,7 @@
 """ViLD (arXiv 2104.13921), the two-stage detector that GridCLIP is compared with."""
 
 from .losses import distillation_loss
+from .proposals import precompute_proposals
 from .roi_heads import ViLDOutputLayers, ViLDROIHeads
 from .scores import ViLDClassifier, ensemble_scores
 from .vild import ViLD
@@ -12,4 +13,5 @@ __all__ = [
     "ViLDROIHeads",
     "distillation_loss",
     "ensemble_scores",
+    "precompute_proposals",
 ]

@@ -50,6 +50,10 @@ class ViLD(GeneralizedRCNN):
     def num_classes(self) -> int:
         return self.classifier.num_classes
 
+    @property
+    def max_detections_per_image(self) -> int:
+        return self.roi_heads.box_predictor.test_topk_per_image
+
     def set_vocabulary(
         self,
         vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],

@@ -1,0 +1,138 @@
+"""Proposals of a trained detector, made once: the regions whose CLIP embeddings ViLD distils."""
+
+import os
+from collections.abc import Sequence
+from time import perf_counter
+
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.modeling import ProposalNetwork
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.teacher import ImageFailure, PrecomputeReport, without_annotations
+
+from .vild import ViLD
+
+
+def proposal_network(model: ViLD) -> ProposalNetwork:
+    """The first stage of a detector, with the detector's own modules, in evaluation mode."""
+    mean, std = (x.flatten().tolist() for x in (model.pixel_mean, model.pixel_std))
+    network = ProposalNetwork(
+        backbone=model.backbone,
+        proposal_generator=model.proposal_generator,
+        pixel_mean=mean,
+        pixel_std=std,
+    )
+    return network.to(model.device).eval()
+
+
+def precompute_proposals(
+    model: ViLD,
+    dataset_dicts: Sequence[dict],
+    dataset_name: str,
+    store_path: str | os.PathLike,
+    *,
+    weights_sha256: str,
+    augmentations: Sequence[T.Augmentation],
+    max_proposals: int = 300,
+    num_workers: int = 4,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = True,
+) -> PrecomputeReport:
+    """Store the best proposals of all images that are not in the store yet.
+
+    The model must have been trained on base categories only: a region proposal network that has
+    seen novel ones finds their objects for the teacher. Its weights do not tell; the caller knows.
+
+    Images go through the model one by one, so that no image's proposals depend on others. A picture
+    that cannot be read, or whose size is not the annotated one, is reported and stays undone.
+
+    Args:
+        model: the trained detector; its backbone and its proposal generator are used, on its
+            device.
+        dataset_dicts: in detectron2's format; used are "image_id", "file_name", "width", "height".
+        dataset_name: its name, for the manifest.
+        store_path: the folder of the :class:`ProposalStore`, made if need be.
+        weights_sha256: digest of the file of the model's weights, for the manifest.
+        augmentations: that resize a picture for the model, as in its evaluation.
+        max_proposals: the most an image keeps after the proposal generator's suppression.
+        num_workers: processes that read pictures.
+        rank, world: this process fills the rows ``rank::world``.
+        progress: whether to show a progress bar.
+
+    Raises:
+        StoreError: the folder holds a store of something else.
+        ValueError: the proposal generator can't give that many proposals.
+    """
+    network = proposal_network(model)
+    most = network.proposal_generator.post_nms_topk[False]
+    if max_proposals > most:
+        raise ValueError(
+            f"{max_proposals} proposals an image are wanted, but the proposal generator gives "
+            f"{most}: raise model.proposal_generator.post_nms_topk."
+        )
+    manifest = ProposalManifest(
+        dataset=dataset_name,
+        image_ids=tuple(record["image_id"] for record in dataset_dicts),
+        weights_sha256=weights_sha256,
+        max_proposals=max_proposals,
+        inference=_describe(network, augmentations),
+    )
+    store = ProposalStore.create_in_turn(store_path, manifest, rank, world)
+    rows = store.pending(rank, world).tolist()
+    loader = DataLoader(
+        _Pictures([dataset_dicts[row] for row in rows], rows, augmentations),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=model.device.type == "cuda",
+    )
+    failures, start = [], perf_counter()
+    with tqdm(loader, "proposals", unit="image", disable=not progress) as bar:
+        for row, inputs, failed in bar:
+            if failed:
+                record = dataset_dicts[row]
+                failures.append(ImageFailure(record["image_id"], record["file_name"], failed))
+                bar.set_postfix(failed=len(failures), refresh=False)
+            else:
+                store.write(row, *_propose(network, inputs, max_proposals))
+    seconds = perf_counter() - start
+    return PrecomputeReport(len(rows) - len(failures), tuple(failures), seconds)
+
+
+@torch.inference_mode()
+def _propose(network: ProposalNetwork, inputs: dict, max_proposals: int):
+    """Boxes (k, 4) and scores (k,) as :meth:`ProposalStore.write` takes them."""
+    # In pixels of the original picture, clipped, none of them empty, best first.
+    proposals = network([inputs])[0]["proposals"][:max_proposals]
+    boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
+    return boxes, proposals.objectness_logits.float().cpu().numpy()
+
+
+def _describe(network: ProposalNetwork, augmentations: Sequence[T.Augmentation]) -> str:
+    rpn = network.proposal_generator
+    return (
+        f"{'; '.join(map(str, augmentations))}; at most {rpn.pre_nms_topk[False]} a level and "
+        f"{rpn.post_nms_topk[False]} in all, NMS at IoU {rpn.nms_thresh}"
+    )
+
+
+class _Pictures(Dataset):
+    """(row, the model's input or None, reason of a failure or "")."""
+
+    def __init__(self, records, rows, augmentations):
+        self.records = [without_annotations(record) for record in records]
+        self.rows = rows
+        self.mapper = DatasetMapper(False, augmentations=list(augmentations), image_format="RGB")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, dict | None, str]:
+        try:
+            return self.rows[index], self.mapper(self.records[index]), ""
+        except Exception as error:  # every image format has its own exceptions for a damaged file
+            return self.rows[index], None, f"{type(error).__name__}: {error}"

@@ -1,0 +1,206 @@
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gridclip.data.array_store import StoreError
+from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.region_store import RegionManifest, RegionStore
+
+IDS, COUNTS, DIM = (7, "b", 3), (2, 0, 3), 4
+
+
+def make_proposals(path, shift=0.0):
+    """A complete store of two, no and three boxes."""
+    manifest = ProposalManifest(
+        dataset="toy_train", image_ids=IDS, weights_sha256="cd" * 32, max_proposals=5
+    )
+    store, rng = ProposalStore.create(path, manifest), np.random.default_rng(0)
+    for row, count in enumerate(COUNTS):
+        boxes = rng.uniform(0, 50, (count, 4)).astype(np.float32) + np.float32([0, 0, 60, 60])
+        store.write(row, boxes + shift, np.linspace(1, 0.5, count))
+    return ProposalStore.open(path)
+
+
+@pytest.fixture
+def proposals(tmp_path):
+    return make_proposals(tmp_path / "proposals")
+
+
+@pytest.fixture
+def manifest(proposals):
+    return RegionManifest(
+        dataset="toy_train",
+        image_ids=IDS,
+        teacher="RN50",
+        teacher_sha256="ab" * 32,
+        preprocessing="crops",
+        dim=DIM,
+        proposals_sha256=proposals.digest(),
+        counts=COUNTS,
+    )
+
+
+@pytest.fixture
+def embeddings():
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=(count, DIM)).astype(np.float16) for count in COUNTS]
+
+
+def fill(store, proposals, embeddings, rows=range(3)):
+    for row in rows:
+        store.write(row, proposals.lookup(IDS[row])[0], embeddings[row])
+
+
+@pytest.fixture
+def complete(tmp_path, manifest, proposals, embeddings):
+    fill(RegionStore.create(tmp_path / "store", manifest), proposals, embeddings)
+    return tmp_path / "store"
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_lookup_returns_what_was_written(complete, proposals, embeddings):
+    store = RegionStore.open(complete, proposals)
+    for row, image_id in enumerate(IDS):
+        boxes, found = store.lookup(image_id)
+        assert boxes.dtype == found.dtype == np.float32
+        assert boxes.shape == (COUNTS[row], 4) and found.shape == (COUNTS[row], DIM)
+        assert np.array_equal(boxes, proposals.lookup(image_id)[0])
+        assert np.array_equal(found, embeddings[row])
+    boxes, found = store.lookup(3)
+    boxes[:], found[:] = 0, 0  # copies: the files stay as they are
+    assert store.lookup(3)[0].any() and store.lookup(3)[1].any()
+
+
+def test_files_are_plain_npy_and_json(complete, manifest, embeddings):
+    assert sorted(contents(complete)) == [
+        "boxes.npy",
+        "done.npy",
+        "embeddings.npy",
+        "manifest.json",
+    ]
+    found = np.load(complete / "embeddings.npy", allow_pickle=False)
+    assert found.dtype == np.float16 and np.array_equal(found, np.concatenate(embeddings))
+    assert RegionStore.open(complete).manifest == manifest
+
+
+def test_a_dataset_without_any_region(tmp_path, manifest):
+    none = replace(manifest, counts=(0, 0, 0))
+    store = RegionStore.create(tmp_path / "none", none)
+    for row in range(3):
+        store.write(row, np.empty((0, 4)), np.empty((0, DIM)))
+    boxes, embeddings = RegionStore.open(tmp_path / "none").lookup("b")
+    assert boxes.shape == (0, 4) and embeddings.shape == (0, DIM)
+
+
+def test_other_proposals_are_refused_with_both_names_and_the_fix(complete, manifest, tmp_path):
+    others = make_proposals(tmp_path / "others", shift=0.5)
+    with pytest.raises(StoreError) as info:
+        RegionStore.open(complete, others)
+    for part in (complete, others.path, others.digest(), manifest.proposals_sha256):
+        assert str(part) in str(info.value)
+    assert "delete the folder" in str(info.value)
+    assert "scripts/precompute_region_embeddings.py --dataset toy_train" in str(info.value)
+
+
+def test_create_refuses_a_store_of_other_proposals(complete, manifest):
+    with pytest.raises(StoreError, match=r"proposals_sha256 \(.*counts \(3 and 3\).*Delete"):
+        RegionStore.create(complete, replace(manifest, proposals_sha256="0", counts=(1, 1, 3)))
+
+
+def test_check_names_what_does_not_fit(complete, proposals):
+    store = RegionStore.open(complete)
+    store.check(image_ids=[3, 7], teacher_sha256="ab" * 32, dim=DIM, proposals=proposals)
+    with pytest.raises(StoreError, match="teacher_sha256 is .*dim is 4, not 5; .*lacks 1 images"):
+        store.check(image_ids=[9], teacher_sha256="x", dim=5)
+
+
+def test_kill_before_the_done_byte_loses_nothing(
+    tmp_path, complete, manifest, proposals, embeddings
+):
+    path = tmp_path / "killed"
+
+    class KillOnWrite:
+        def __setitem__(self, rows, value):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_and_die():
+        store = RegionStore.create(path, manifest)
+        fill(store, proposals, embeddings, rows=[1])
+        store._done = KillOnWrite()
+        store.write(2, proposals.lookup(3)[0] + 1, embeddings[2] + 1)
+
+    process = multiprocessing.get_context("fork").Process(target=write_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(StoreError, match="1 of 3 rows are done, .*image id 7"):
+        RegionStore.open(path)
+    store = RegionStore.create(path, manifest)
+    assert store.pending().tolist() == [0, 2]
+    with pytest.raises(StoreError, match="no embeddings of image id 3 yet"):
+        store.lookup(3)
+    fill(store, proposals, embeddings, rows=[0, 2])
+    assert contents(path) == contents(complete)
+
+
+@pytest.mark.parametrize(
+    "boxes, embeddings, message",
+    [
+        (np.ones((1, 4)), np.ones((2, DIM)), "Expected 2 finite boxes"),
+        (np.full((2, 4), np.nan), np.ones((2, DIM)), "Expected 2 finite boxes"),
+        (np.ones((2, 4)), np.ones((3, DIM)), r"shape \(2, 4\), got \(3, 4\)"),
+        (np.ones((2, 4)), np.ones((2, 3)), r"shape \(2, 4\), got \(2, 3\)"),
+        (np.ones((2, 4)), np.full((2, DIM), 1e6), "not finite in float16"),
+    ],
+)
+def test_write_refuses_what_does_not_fit(tmp_path, manifest, boxes, embeddings, message):
+    store = RegionStore.create(tmp_path / "store", manifest)
+    with pytest.raises(ValueError, match=message):
+        store.write(0, boxes, embeddings)
+    assert len(store.pending()) == 3
+
+
+@pytest.mark.parametrize("file", ["embeddings", "boxes"])
+def test_damage_is_named(complete, file):
+    array = np.load(complete / f"{file}.npy")
+    array[3] = np.inf
+    np.save(complete / f"{file}.npy", array)
+    store = RegionStore.open(complete)
+    store.lookup(7)
+    with pytest.raises(StoreError, match=f"{file} of image id 3 are not finite; delete"):
+        store.lookup(3)
+    os.truncate(complete / f"{file}.npy", 130)
+    with pytest.raises(StoreError, match=f"(?s)damaged: {file}.npy.*precompute_region_embeddings"):
+        RegionStore.open(complete)
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        ([2, 3], "2 counts for 3 images"),
+        ([2, -1, 3], "natural"),
+        ([2, 1.5, 3], "natural"),
+        (None, "TypeError"),
+        ([2, 0, 4], "embeddings.npy is float16"),
+    ],
+)
+def test_odd_counts_are_refused(complete, counts, message):
+    manifest = json.loads((complete / "manifest.json").read_text())
+    (complete / "manifest.json").write_text(json.dumps(manifest | dict(counts=counts)))
+    with pytest.raises(StoreError, match=message):
+        RegionStore.open(complete)
+
+
+def test_pickling_takes_the_path_along(complete):
+    data = pickle.dumps(RegionStore.open(complete))
+    assert len(data) < 500
+    assert np.array_equal(pickle.loads(data).lookup(3)[1], RegionStore.open(complete).lookup(3)[1])

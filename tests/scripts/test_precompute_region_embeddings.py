@@ -1,0 +1,208 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+import precompute_region_embeddings as script
+from gridclip.data.array_store import StoreError
+from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.region_store import RegionManifest, RegionStore
+from gridclip.data.teacher import PrecomputeReport
+
+IDS = tuple(range(1, 9))
+
+
+@pytest.fixture(scope="module")
+def archive(make_clip):
+    return make_clip(embed_dim=48, vision_width=16)
+
+
+def make_proposals(path, seed=0, counts=(2, 2, 2, 2, 2, 2, 2, 2)):
+    manifest = ProposalManifest(
+        dataset="lvis_v1_train", image_ids=IDS, weights_sha256="cd" * 32, max_proposals=3
+    )
+    store, rng = ProposalStore.create(path, manifest), np.random.default_rng(seed)
+    for row, count in enumerate(counts):
+        boxes = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1) * [40, 30]
+        store.write(row, boxes.reshape(count, 4), np.ones(count))
+    return path
+
+
+def make_root(root):
+    """A DETECTRON2_DATASETS root whose lvis_v1_train has eight small pictures, with proposals."""
+    images = []
+    (root / "coco" / "train2017").mkdir(parents=True)
+    (root / "lvis").mkdir()
+    for image_id in IDS:
+        pixels = np.random.default_rng(image_id).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "coco" / "train2017" / f"{image_id:012}.jpg")
+        url = f"http://images.cocodataset.org/train2017/{image_id:012}.jpg"
+        images.append(dict(id=image_id, height=30, width=40, coco_url=url))
+    annotations = dict(images=images, annotations=[], categories=[dict(id=1, name="cat")])
+    (root / "lvis" / "lvis_v1_train.json").write_text(json.dumps(annotations))
+    make_proposals(root / "proposals")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_root(tmp_path / "datasets")
+
+
+@pytest.fixture
+def dataset(root, request):
+    """The same pictures under a name of their own, for this process."""
+    name = f"toy_{request.node.name}"
+    records = [
+        dict(file_name=str(file), image_id=int(file.stem), height=30, width=40)
+        for file in sorted((root / "coco" / "train2017").iterdir())
+    ]
+    DatasetCatalog.register(name, lambda: records)
+    yield name
+    DatasetCatalog.remove(name)
+
+
+def arguments(dataset, proposals, archive, output, *more):
+    options = ["--dataset", dataset, "--proposals", str(proposals), "--clip", str(archive)]
+    options += ["--output", str(output), "--device", "cpu", "--num-workers", "0"]
+    return [*options, *more]
+
+
+def command(root, archive, output, launcher=()):
+    # One region a batch: how regions are put together changes the last bits.
+    options = arguments("lvis_v1_train", root / "proposals", archive, output, "--batch-size", "2")
+    return [sys.executable, *launcher, script.__file__, *options]
+
+
+def environment(root):
+    return os.environ | dict(DETECTRON2_DATASETS=str(root), OMP_NUM_THREADS="1")
+
+
+def run(root, *args, **kwargs):
+    return subprocess.run(
+        command(root, *args, **kwargs), env=environment(root), capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(archive, tmp_path_factory):
+    """Store of lvis_v1_train; made by a process of its own, as bits depend on its threads."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+    result = run(make_root(path / "datasets"), archive, path / "store")
+    assert result.returncode == 0, result.stderr
+    return path / "store"
+
+
+def test_makes_a_store_and_says_what_it_did_and_would_cost(
+    dataset, root, archive, tmp_path, capsys
+):
+    options = arguments(dataset, root / "proposals", archive, tmp_path / "store")
+    assert script.main(options) == 0
+    printed = capsys.readouterr()
+    assert "8 of 8 images done" in printed.out and "s/image" in printed.out
+    assert "16 regions, 2.0 an image, of width 48, 0.0 MB" in printed.out
+    # 100,170 images of 300 regions of 48 x 2 + 4 x 4 bytes; of two vectors of 48 x 2 bytes
+    assert "LVIS train, 100170 images of 300 regions: 3.4 GB, " in printed.out
+    assert "hours at this rate" in printed.out and "2 vectors an image: 0.02 GB" in printed.out
+    assert "8/8" in printed.err  # the progress bar
+    store = RegionStore.open(tmp_path / "store", ProposalStore.open(root / "proposals"))
+    assert store.lookup(7)[1].shape == (2, 48)
+    assert script.main(options) == 0
+    assert "this run" not in capsys.readouterr().out
+
+
+def test_the_extrapolation_is_to_300_regions_of_all_images(tmp_path, capsys):
+    """2 regions an image in 0.5 s are 75 s for 300, and 2086.9 hours for 100,170 images."""
+    manifest = RegionManifest(
+        dataset="toy",
+        image_ids=IDS,
+        teacher="RN50",
+        teacher_sha256="ab" * 32,
+        preprocessing="crops",
+        dim=48,
+        proposals_sha256="cd" * 32,
+        counts=(2,) * len(IDS),
+    )
+    report = PrecomputeReport(encoded=8, failures=(), seconds=4.0)
+    script.print_summary(RegionStore.create(tmp_path / "store", manifest), [report])
+    assert "2086.9 hours" in capsys.readouterr().out
+
+
+def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
+    dataset, root, archive, tmp_path, capsys
+):
+    damaged = root / "coco" / "train2017" / f"{5:012}.jpg"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:300])
+    options = arguments(dataset, root / "proposals", archive, tmp_path / "store")
+    assert script.main(options) == 1
+    printed = capsys.readouterr()
+    assert "7 of 8 images done" in printed.out
+    assert "1 images failed" in printed.err and f"  5 {damaged}: " in printed.err
+    with pytest.raises(StoreError, match="missing one is image id 5"):
+        RegionStore.open(tmp_path / "store")
+    damaged.write_bytes(data)
+    assert script.main(options) == 0
+    assert "this run: 1 images" in capsys.readouterr().out
+
+
+def test_no_proposals_at_all(dataset, archive, tmp_path, capsys):
+    none = make_proposals(tmp_path / "none", counts=(0,) * len(IDS))
+    assert script.main(arguments(dataset, none, archive, tmp_path / "store")) == 0
+    printed = capsys.readouterr().out
+    assert "8 of 8 images done" in printed and "hours" not in printed
+    assert RegionStore.open(tmp_path / "store").lookup(3)[0].shape == (0, 4)
+
+
+def test_other_proposals_are_an_error(dataset, root, archive, tmp_path):
+    output, others = tmp_path / "store", make_proposals(tmp_path / "others", seed=1)
+    script.main(arguments(dataset, root / "proposals", archive, output))
+    with pytest.raises(SystemExit, match="error: .*differ in proposals_sha256.*Delete that folder"):
+        script.main(arguments(dataset, others, archive, output))
+
+
+def test_missing_proposals_and_weights_are_named(dataset, root, archive, tmp_path):
+    with pytest.raises(SystemExit, match="(?s)error: .*gone.*precompute_proposals.py"):
+        script.main(arguments(dataset, tmp_path / "gone", archive, tmp_path / "store"))
+    with pytest.raises(SystemExit, match="gone.pt"):
+        weights = tmp_path / "gone.pt"
+        script.main(arguments(dataset, root / "proposals", weights, tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(root, archive, tmp_path, uninterrupted):
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(root, archive, killed), env=environment(root), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (killed / "done.npy").exists() and np.load(killed / "done.npy").any():
+            break
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = int(np.load(killed / "done.npy").sum())
+    assert 0 < done < 8
+    resumed = run(root, archive, killed)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"this run: {8 - done} images" in resumed.stdout
+    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "done.npy"):
+        assert (killed / file).read_bytes() == (uninterrupted / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_ranks_equals_one(root, archive, tmp_path, uninterrupted):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    result = run(root, archive, tmp_path / "two", launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("8 of 8 images done") == 1
+    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "done.npy"):
+        assert (tmp_path / "two" / file).read_bytes() == (uninterrupted / file).read_bytes()
