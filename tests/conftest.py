@@ -84,3 +84,18 @@ def make_clip(tmp_path_factory):
 def tiny_clip(make_clip) -> Path:
     """The archive of TINY_CLIP's sizes."""
     return make_clip()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Folder of twelve drawn pictures, registered as world_train and world_base."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from world import draw_world, register_world
+
+    folder = tmp_path_factory.mktemp("world")
+    register_world(folder, draw_world(folder))
+    yield folder
+    for name in ("world_train", "world_base"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gridclip.data import register_base_split
 
-CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py"
+CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis"
 COLORS = {1: (220, 40, 40), 2: (40, 200, 60), 3: (50, 80, 230)}
 NAMES = {1: "red thing", 2: "green thing", 3: "blue thing"}
 SIZE = 96
@@ -75,20 +75,49 @@ def register_world(folder: Path, json_file: Path) -> None:
 
 def tiny_config(world: Path, clip_archive: Path, output_dir: Path, **train):
     """The smoke config with a tiny model on the registered world; ``train`` goes to cfg.train."""
-    cfg = LazyConfig.load(str(CONFIG))
+    cfg = _on_world("gridclip_r50_ov_smoke", world, clip_archive, output_dir, train)
+    cfg.model.head.conv_dims = [64]
+    cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [SIZE]
+    cfg.dataloader.test.mapper.augmentations[0].short_edge_length = SIZE
+    return cfg
+
+
+def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: Path, **train):
+    """As :func:`tiny_config` of ViLD's smoke config; variant: "text", "vild" or "ensemble".
+
+    Proposals, text and region embeddings lie beside the output folder.
+    """
+    cfg = _on_world("vild_r50_ov_smoke", world, clip_archive, output_dir, train)
+    beside = output_dir.parent
+    cfg.clip.text_embeddings = str(beside / "text.safetensors")
+    cfg.clip.proposals = str(beside / "proposals")
+    cfg.clip.region_embeddings = str(beside / "regions")
+    cfg.model.roi_heads.box_head.update(conv_dims=[32], fc_dims=[64])
+    cfg.model.roi_heads.box_predictor.input_shape.channels = 64
+    cfg.model.proposal_generator.anchor_generator.sizes = [[8], [16], [24], [32], [48]]
+    cfg.dataloader.train.mapper.augmentations[0].update(target_height=SIZE, target_width=SIZE)
+    cfg.dataloader.train.mapper.augmentations[1].crop_size = [SIZE, SIZE]
+    cfg.dataloader.test.mapper.augmentations[0].update(short_edge_length=SIZE, max_size=SIZE)
+    if variant == "text":
+        cfg.model.roi_heads.distillation_weight = 0.0
+        cfg.dataloader.train.mapper.region_embeddings = None
+    elif variant == "ensemble":
+        cfg.model.roi_heads.image_head = "${.box_head}"
+    return cfg
+
+
+def _on_world(name: str, world: Path, clip_archive: Path, output_dir: Path, train: dict):
+    cfg = LazyConfig.load(str(CONFIGS / f"{name}.py"))
     json_file = str(world / "annotations.json")
     cfg.clip.update(weights=str(clip_archive), names=json_file, image_dataset="world_train")
     cfg.model.backbone.bottom_up.update(
         layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0
     )
     cfg.model.backbone.out_channels = 64
-    cfg.model.head.conv_dims = [64]
     cfg.model.classifier.embed_dim = 32
     cfg.dataloader.train.dataset.names = "world_base"
     cfg.dataloader.train.total_batch_size = 4
-    cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [96]
     cfg.dataloader.test.dataset.names = "world_train"
-    cfg.dataloader.test.mapper.augmentations[0].short_edge_length = 96
     cfg.train.output_dir = str(output_dir)
     cfg.train.update(train)
     return cfg

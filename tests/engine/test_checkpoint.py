@@ -7,9 +7,12 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import torchvision
 from clip.model import convert_weights
+from detectron2.modeling.backbone import BasicStem, ResNet
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from gridclip.clip_checkpoint import load_clip
 from gridclip.engine import GridCLIPCheckpointer
@@ -356,3 +359,45 @@ def test_ranks_that_do_not_save(tmp_path):
     checkpointer = GridCLIPCheckpointer(Detector(), str(tmp_path), save_to_disk=False)
     checkpointer.save("model_0")
     assert not files(tmp_path)
+
+
+# -- initialisation from a ResNet of torchvision
+
+
+def imagenet_detector():
+    stages = ResNet.make_default_stages(depth=50, stride_in_1x1=False, norm="FrozenBN")
+    stem = BasicStem(in_channels=3, out_channels=64, norm="FrozenBN")
+    detector = nn.Module()
+    detector.backbone = nn.Module()
+    detector.backbone.bottom_up = ResNet(stem, stages, out_features=["res2", "res5"])
+    return detector.eval()
+
+
+@pytest.fixture(scope="module")
+def torchvision_resnet():
+    model = torchvision.models.resnet50().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.1, 0.5)
+            nn.init.uniform_(module.bias)
+    return model
+
+
+def test_torchvision_resnet_gives_the_same_features(torchvision_resnet, tmp_path):
+    torch.save(torchvision_resnet.state_dict(), tmp_path / "resnet50.pth")
+    detector = imagenet_detector()
+    GridCLIPCheckpointer(detector).load(str(tmp_path / "resnet50.pth"))
+    images = torch.randn(1, 3, 64, 64)
+    outputs = create_feature_extractor(torchvision_resnet, {"layer1": "res2", "layer4": "res5"})
+    with torch.no_grad():
+        expected, found = outputs(images), detector.backbone.bottom_up(images)
+    for name in ("res2", "res5"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_torchvision_resnet_of_another_depth_is_refused(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match="resnet18.pth is another ResNet than model.backbone"):
+        GridCLIPCheckpointer(imagenet_detector()).load(str(tmp_path / "resnet18.pth"))

@@ -76,14 +76,16 @@ class Predictor:
         weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
         if not PathManager.isfile(weights):
             raise FileNotFoundError(f"No weights at '{weights}'.")
-        if vocabulary is None:
+        trained = wanted = None
+        # ViLD knows from the training vocabulary what is novel; GridCLIP can do without it.
+        if vocabulary is None or "novel_classes" in self.cfg.model.classifier:
             prepare_text_embeddings(self.cfg)
-            text_embeddings = TextEmbeddings.load(self.cfg.model.classifier.text_embeddings)
-        else:
-            text_embeddings = self._text_embeddings(vocabulary, None)
-        self.model = _build_model(self.cfg, text_embeddings)
+            trained = TextEmbeddings.load(self.cfg.model.classifier.text_embeddings)
         if vocabulary is not None:
-            self.model.set_vocabulary(text_embeddings)  # a closed-set classifier refuses
+            wanted = self._text_embeddings(vocabulary, None)
+        self.model = _build_model(self.cfg, wanted if trained is None else trained)
+        if wanted is not None:
+            self.model.set_vocabulary(wanted)  # a closed-set classifier refuses
         self.model = _load_weights(self.cfg, self.model, weights).eval()
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 

@@ -1,18 +1,21 @@
-"""Checkpoints: CLIP weights as initialisation, files that are whole or absent."""
+"""Checkpoints: a backbone as initialisation, files that are whole or absent."""
 
 import os
+import re
 
 from detectron2.checkpoint import DetectionCheckpointer
 
 from gridclip.clip_checkpoint import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
 
 _BACKBONE = "backbone.bottom_up."
+_TORCHVISION_KEY = "layer1.0.conv1.weight"
 
 
 class GridCLIPCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer that also starts a detector from CLIP weights.
+    """detectron2's checkpointer that also starts a detector from the weights of a backbone.
 
-    The image encoder of a CLIP checkpoint becomes the detector's ``backbone.bottom_up``.
+    The image encoder of a CLIP checkpoint becomes the detector's ``backbone.bottom_up``, and so
+    does a ResNet in torchvision's names.
     """
 
     def _load_file(self, filename: str) -> dict:
@@ -21,10 +24,17 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
                 f"{filename} is a pickle, which can run code when read: save its tensors with "
                 "torch.save as .pth first."
             )
-        if not is_clip_checkpoint(filename):
-            return super()._load_file(filename)
-        self.logger.info(f"{filename} holds CLIP weights: they initialise {_BACKBONE[:-1]}")
-        weights = resnet_state_dict(read_clip_checkpoint(filename))
+        if is_clip_checkpoint(filename):
+            weights = resnet_state_dict(read_clip_checkpoint(filename))
+            return self._initialise_backbone(filename, "CLIP ResNet", weights)
+        loaded = super()._load_file(filename)
+        if _TORCHVISION_KEY in loaded["model"]:
+            weights = torchvision_resnet_state_dict(loaded["model"])
+            return self._initialise_backbone(filename, "ResNet", weights)
+        return loaded
+
+    def _initialise_backbone(self, filename: str, kind: str, weights: dict) -> dict:
+        self.logger.info(f"{filename} holds a {kind}: it initialises {_BACKBONE[:-1]}")
         model = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
         expected = {
             key: value
@@ -35,7 +45,7 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
         for key in needed | found:
             if found.get(key) != needed.get(key):
                 raise ValueError(
-                    f"{filename} is another CLIP ResNet than model.backbone.bottom_up describes: "
+                    f"{filename} is another {kind} than model.backbone.bottom_up describes: "
                     f"for {key} it has {found.get(key, 'nothing')}, "
                     f"not {needed.get(key, 'nothing')}."
                 )
@@ -56,6 +66,20 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
         with open(f"{tag}.tmp", "w") as file:
             file.write(final)
         os.replace(f"{tag}.tmp", tag)
+
+
+def torchvision_resnet_state_dict(state_dict: dict) -> dict:
+    """A torchvision ResNet's tensors, but for its classifier, under detectron2's names."""
+    renamed = {}
+    for key, value in state_dict.items():
+        if key.startswith("fc."):
+            continue
+        key = re.sub(r"^(conv1|bn1)", r"stem.\1", key)
+        key = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
+        key = re.sub(r"bn(\d)", r"conv\1.norm", key)
+        key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        renamed[key] = value
+    return renamed
 
 
 def _shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,10 @@
-"""Hooks that detectron2 lacks: weight averaging, and a best checkpoint that survives a resume."""
+"""Hooks that detectron2 lacks: weight averaging, and what a resumed run needs to go on the same."""
 
+import numpy as np
+import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
+from detectron2.utils import comm
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -14,6 +17,18 @@ class EMAHook(HookBase):
 
     def after_step(self):
         self.averaged.update_parameters(self.model)
+
+
+class SeedStepHook(HookBase):
+    """Lets a step's random draws, such as an RPN's samples, depend on the seed, the iteration and
+    the rank alone: a resumed run draws what an uninterrupted one would have drawn."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self):
+        entropy = [self.seed, self.trainer.iter, comm.get_rank()]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 class ResumableBestCheckpointer(BestCheckpointer):

@@ -1,4 +1,4 @@
-"""What training needs besides images and boxes: text embeddings and the image-embedding store."""
+"""What training needs besides images and boxes: text embeddings and the teacher's stores."""
 
 import logging
 from pathlib import Path
@@ -7,9 +7,13 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
+from gridclip.data.array_store import StoreError
 from gridclip.data.datasets import check_annotations_exist
-from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.teacher import precompute_image_embeddings
+from gridclip.data.embedding_store import EmbeddingStore, TeacherStore
+from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.region_store import RegionStore
+from gridclip.data.region_teacher import precompute_region_embeddings
+from gridclip.data.teacher import PrecomputeReport, precompute_image_embeddings
 from gridclip.text import TextEmbeddings, load_categories, precompute_text_embeddings
 
 logger = logging.getLogger("detectron2.gridclip")
@@ -69,21 +73,64 @@ def prepare_image_embeddings(cfg: DictConfig) -> None:
         world=comm.get_world_size(),
         progress=comm.is_main_process(),
     )
+    _check_no_failures(cfg, report)
+    _check_same_teacher(cfg, EmbeddingStore.open(store_path))
+
+
+def prepare_region_embeddings(cfg: DictConfig) -> None:
+    """Complete ViLD's region-embedding store, each rank its share, if the config uses one.
+
+    Raises:
+        RuntimeError: some images could not be embedded; names them.
+        ValueError: there are no (or not all) proposals to embed, or the store is of other proposals
+            or another teacher.
+    """
+    store_path = OmegaConf.select(cfg, "dataloader.train.mapper.region_embeddings")
+    if store_path is None:
+        return
+    dataset_dicts = DatasetCatalog.get(cfg.clip.image_dataset)
+    report = precompute_region_embeddings(
+        _open_proposals(cfg, dataset_dicts),
+        dataset_dicts,
+        store_path,
+        cfg.clip.weights,
+        num_workers=cfg.dataloader.train.num_workers,
+        device=cfg.train.device,
+        rank=comm.get_rank(),
+        world=comm.get_world_size(),
+        progress=comm.is_main_process(),
+    )
+    _check_no_failures(cfg, report)
+    _check_same_teacher(cfg, RegionStore.open(store_path))
+
+
+def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore:
+    try:
+        store = ProposalStore.open(cfg.clip.proposals)
+        store.check(record["image_id"] for record in dataset_dicts)
+        return store
+    except StoreError as error:
+        raise StoreError(
+            f"{error}\nThe weights are those of ViLD-text trained on base categories only:\n"
+            "  python projects/GridCLIP/train_net.py --config-file "
+            "projects/GridCLIP/configs/lvis/vild_text_r50_ov.py"
+        ) from error
+
+
+def _check_no_failures(cfg: DictConfig, report: PrecomputeReport) -> None:
     failures = [failure for part in comm.all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
             f"{len(failures)} images of {cfg.clip.image_dataset} could not be embedded, the first "
             f"{failures[0]}. Replace the files and start again: what is done is kept."
         )
-    _check_same_teacher(cfg, store_path)
 
 
-def _check_same_teacher(cfg: DictConfig, store_path: str) -> None:
+def _check_same_teacher(cfg: DictConfig, store: TeacherStore) -> None:
     """Text and image embeddings must be of one CLIP model, or the losses pull apart."""
-    text = TextEmbeddings.load(cfg.model.classifier.text_embeddings)
-    manifest = EmbeddingStore.open(store_path).manifest
+    text, manifest = TextEmbeddings.load(cfg.model.classifier.text_embeddings), store.manifest
     if text.clip_sha256 and text.clip_sha256 != manifest.teacher_sha256:
         raise ValueError(
             f"{cfg.model.classifier.text_embeddings} is of CLIP model {text.clip_model}, "
-            f"{store_path} of {manifest.teacher}: compute one of them anew."
+            f"{store.path} of {manifest.teacher}: compute one of them anew."
         )

@@ -17,8 +17,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gridclip.evaluation import write_results
 
 from .checkpoint import GridCLIPCheckpointer
-from .hooks import EMAHook, ResumableBestCheckpointer
-from .prepare import check_data, prepare_image_embeddings, prepare_text_embeddings
+from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
+from .prepare import (
+    check_data,
+    prepare_image_embeddings,
+    prepare_region_embeddings,
+    prepare_text_embeddings,
+)
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -62,7 +67,7 @@ def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
             dataset_name=cfg.dataloader.evaluator.dataset_name,
             num_images=len(evaluator.image_ids),
             cfg=cfg,
-            max_dets_per_image=cfg.model.max_detections_per_image,
+            max_dets_per_image=model.max_detections_per_image,
             novel_classes=evaluator.novel_classes or (),
             seed=cfg.train.seed,
             device=cfg.train.device,
@@ -100,6 +105,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     check_data(cfg, training=True)
     prepare_text_embeddings(cfg)
     prepare_image_embeddings(cfg)
+    prepare_region_embeddings(cfg)
     model = build_model(cfg)
     averaged = average_model(cfg, model)
     optimizer = build_optimizer(cfg, model)
@@ -164,6 +170,7 @@ def _build_hooks(cfg, trainer, checkpointer, model, averaged) -> list:
     on_main = comm.is_main_process()
     all_hooks = [
         hooks.IterationTimer(),
+        SeedStepHook(cfg.train.seed),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         EMAHook(averaged, model) if averaged is not None else None,
         hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if on_main else None,

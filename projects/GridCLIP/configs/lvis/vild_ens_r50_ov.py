@@ -1,0 +1,6 @@
+"""ViLD-ensemble: as ViLD, with a head of its own for distillation."""
+
+from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
+
+model.roi_heads.image_head = "${.box_head}"
+train.output_dir = "output/vild_ens_r50_ov"

@@ -1,0 +1,47 @@
+"""ViLD R50, LVIS v1 open-vocabulary, with the official schedule.
+
+180,000 steps of 256 images are 46.08M images: 460 passes over LVIS's 100,170 training images.
+
+Three commands lead here, and the last one also makes the region embeddings::
+
+    projects/GridCLIP/train_net.py --config-file .../vild_text_r50_ov.py
+    scripts/precompute_proposals.py --config-file .../vild_text_r50_ov.py \\
+        --weights output/vild_text_r50_ov/model_final.pth
+    projects/GridCLIP/train_net.py --config-file .../vild_r50_ov.py
+
+From the official configuration are batch, steps, learning rate and its drops, warm-up, decay,
+jitter and weights of the losses. Different are the backbone (CLIP's RN50, frozen batch norm), what
+is said in ../common/vild_r50.py, and the teacher: CLIP's RN50 instead of ViT-B/32, as for GridCLIP.
+FPN and box head have group norm for the official synchronised batch norm: with neither, SGD at this
+learning rate an image diverges. There is no mask branch, which published AP was trained with.
+"""
+
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.solver.build import get_default_optimizer_params
+
+from gridclip.data import novel_classes
+
+from ..common.lvis_vild import clip, dataloader
+from ..common.train import lr_multiplier, train
+from ..common.vild_r50 import model
+
+model.backbone.norm = "GN"
+model.roi_heads.box_head.conv_norm = "GN"
+model.classifier.novel_classes = L(novel_classes)(name="${dataloader.train.dataset.names}")
+
+# The official decay spares biases and norms.
+optimizer = L(torch.optim.SGD)(
+    params=L(get_default_optimizer_params)(
+        base_lr="${..lr}", weight_decay_norm=0.0, weight_decay_bias=0.0
+    ),
+    lr=0.32,
+    momentum=0.9,
+    weight_decay=4e-5,
+)
+
+# Drops at 162,000 and 171,000 steps.
+lr_multiplier.scheduler.milestones = [162, 171, 180]
+lr_multiplier.update(warmup_factor=0.01, warmup_length=1_000 / 180_000)
+
+train.update(max_iter=180_000, clip_grad_norm=None, output_dir="output/vild_r50_ov")

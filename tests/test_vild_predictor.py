@@ -1,0 +1,100 @@
+"""Predictor and demo with ViLD: as with GridCLIP; novel is what training has not seen."""
+
+import json
+
+import pytest
+import torch
+from detectron2.config import LazyConfig
+from PIL import Image
+
+import demo
+from gridclip.engine import GridCLIPCheckpointer
+from gridclip.engine.prepare import prepare_text_embeddings
+from gridclip.engine.train import build_model
+from gridclip.predictor import Predictor
+from world import NAMES, tiny_vild_config
+
+WORDS = ["blue thing", "kite", "red thing"]
+
+
+@pytest.fixture(scope="module")
+def folder(world, tiny_clip, tmp_path_factory):
+    """config.yaml and detector.pth of a ViLD-ensemble."""
+    folder = tmp_path_factory.mktemp("vild")
+    cfg = tiny_vild_config("ensemble", world, tiny_clip, folder / "output")
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    prepare_text_embeddings(cfg)
+    torch.manual_seed(0)
+    GridCLIPCheckpointer(build_model(cfg), str(folder)).save("detector")
+    return folder
+
+
+@pytest.fixture
+def load(folder):
+    def load(**kwargs):
+        return Predictor(folder / "config.yaml", folder / "detector.pth", **kwargs)
+
+    return load
+
+
+@pytest.fixture
+def picture(world):
+    return Image.open(world / "train2017" / "1.png")
+
+
+def assert_same(a, b):
+    assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+    assert torch.equal(a.scores, b.scores) and torch.equal(a.pred_classes, b.pred_classes)
+
+
+def test_training_vocabulary(load, picture):
+    predictor = load()
+    assert predictor.names == tuple(NAMES.values())
+    assert predictor.model.classifier.is_novel.tolist() == [False, False, True]
+    instances = predictor(picture)
+    assert 0 < len(instances) <= 300 and instances.image_size == (96, 96)
+    assert (instances.scores.diff() <= 0).all()
+
+
+def test_own_words_from_the_start_and_later_are_the_same(load, picture):
+    predictor, later = load(vocabulary=WORDS), load()
+    later.set_vocabulary(WORDS)
+    for each in (predictor, later):
+        assert each.names == tuple(WORDS)
+        assert each.model.classifier.is_novel.tolist() == [True, True, False]
+    assert_same(predictor(picture), later(picture))
+    predictor.set_vocabulary(list(NAMES.values()))
+    assert predictor.model.classifier.is_novel.tolist() == [False, False, True]
+    assert_same(predictor(picture), load()(picture))
+
+
+def test_what_is_novel_decides_the_ensembles_scores(load, picture):
+    novel, base = load(vocabulary=["blue thing"]), load(vocabulary=["blue thing"])
+    base.model.classifier.is_novel[:] = False
+    assert not torch.equal(novel(picture).scores, base(picture).scores)
+
+
+def test_missing_training_vocabulary_is_computed(load, tmp_path, picture):
+    path = tmp_path / "text.safetensors"
+    predictor = load(vocabulary=WORDS, overrides=[f"clip.text_embeddings={path}"])
+    assert path.is_file()
+    assert_same(predictor(picture), load(vocabulary=WORDS)(picture))
+
+
+def test_detections_are_limited_as_configured(load, picture):
+    limit = "model.roi_heads.box_predictor.test_topk_per_image=7"
+    predictor = load(overrides=[limit])
+    assert predictor.model.max_detections_per_image == 7 and len(predictor(picture)) == 7
+
+
+def test_demo(folder, world, tmp_path):
+    demo.main(
+        ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "detector.pth")]
+        + ["--vocabulary", "kite, red thing", "--input", str(world / "train2017")]
+        + ["--output", str(tmp_path), "--score-threshold", "0"]
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{i}.{suffix}" for i in range(1, 13) for suffix in ("jpg", "json")
+    }
+    found = json.loads((tmp_path / "1.json").read_text())["detections"]
+    assert found and {d["name"] for d in found} <= {"kite", "red thing"}
