@@ -16,6 +16,7 @@ from lvis import LVIS
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from gridclip.data.datasets import check_annotations_exist
 from gridclip.data.shapes import (
     ALL_NAMES,
     AXES,
@@ -305,8 +306,10 @@ def test_registers_train_base_and_val(registered):
 
 
 def test_registering_what_is_not_there_names_the_fix(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"generate_shapes\.py --world test"):
-        register_shapes(tmp_path, "test")
+    register_shapes(tmp_path, "test")
+    for use in (DatasetCatalog.get, check_annotations_exist):
+        with pytest.raises(FileNotFoundError, match=r"generate_shapes\.py --world test --output"):
+            use("shapes_test_base")
 
 
 def test_perfect_detections_have_ap_100(registered):
@@ -353,3 +356,14 @@ def test_captions_cover_all_names_equally():
     counts = Counter(single.names(i)[0] for i in range(0, 3600, 2))
     assert len({n.shape for n in counts}) == 12 and len(counts) >= 350
     assert max(counts.values()) <= 20
+
+
+def test_similar_captions_share_two_colours_and_two_textures():
+    pairs = CaptionedShapes(400, similar=40)
+    seen = []
+    for first in range(0, 400, 40):
+        names = [name for i in range(first, first + 40) for name in pairs.names(i)]
+        colours, textures = {n.colour for n in names}, {n.texture for n in names}
+        assert len(colours) == len(textures) == 2 and len({n.shape for n in names}) > 6
+        seen.append((frozenset(colours), frozenset(textures)))
+    assert len(set(seen)) > 5

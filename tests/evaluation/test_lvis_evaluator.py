@@ -296,6 +296,17 @@ def test_novel_classes_of_the_metadata(register):
     assert OpenVocabularyLVISEvaluator(name, novel_classes="rare").novel_classes == [0, 4, 8]
 
 
+def test_novel_axes_of_the_metadata(register):
+    dataset = random_dataset(1)
+    axes = {"shape": [0, 8], "texture": [4]}
+    name = register(dataset, novel_classes=[0, 4, 8], novel_axes=axes)
+    results = random_results(dataset, 1)
+    metrics = evaluate(OpenVocabularyLVISEvaluator(name), dataset, results)
+    for axis, classes in axes.items():
+        alone = OpenVocabularyLVISEvaluator(name, novel_classes=classes)
+        assert metrics[f"APr_{axis}"] == evaluate(alone, dataset, results)["AP_novel"]
+
+
 def test_category_mapping_of_the_metadata(register):
     """Contiguous ids follow thing_dataset_id_to_contiguous_id where the data set has one."""
     dataset = random_dataset(2)

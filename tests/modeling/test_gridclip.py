@@ -3,6 +3,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 from gridclip.modeling import BackboneImageAlignment, GridCLIP
@@ -217,3 +218,18 @@ def test_mixed_precision_gives_about_the_same_losses(tiny_gridclip, batch):
     for name, loss in actual.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.1), name
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_smaller_anchors_give_a_level_smaller_objects(tiny_gridclip):
+    whole, half = tiny_gridclip(), tiny_gridclip(anchor_scale=0.5, center_sampling_radius=3.0)
+    shapes = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
+    levels = [torch.zeros(1, 1, *shape) for shape in shapes]
+    strides = whole.anchor_generator.strides
+    anchors = half.anchor_generator(levels)
+    for level, stride in zip(anchors, strides, strict=True):
+        assert (level.tensor[:, 2:] - level.tensor[:, :2]).unique().tolist() == [stride / 2]
+    boxes = Boxes(torch.tensor([[10.0, 10, 60, 70], [4, 4, 110, 120], [30, 40, 50, 52]]))
+    matched = [m._match_anchors(boxes, m.anchor_generator(levels)) > 0 for m in (whole, half)]
+    level_of = torch.cat([torch.full((h * w,), i) for i, (h, w) in enumerate(shapes)])
+    found = [[level_of[row].unique().tolist() for row in part] for part in matched]
+    assert found == [[[0], [0, 1], [0]], [[1], [2], [0]]]

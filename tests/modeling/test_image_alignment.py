@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,18 @@ def test_losses_compare_unit_vectors(name, expected):
 
 def test_unknown_loss_is_an_error():
     with pytest.raises(KeyError):
-        BackboneImageAlignment(loss="contrastive")
+        BackboneImageAlignment(loss="hinge")
+
+
+def test_contrastive_loss_tells_the_batchs_windows_apart():
+    alignment = BackboneImageAlignment(loss="contrastive", weight=0.5)
+    targets = torch.eye(6).view(2, 3, 6)
+    right = math.log(1 + 5 * math.exp(-20))
+    assert alignment(7 * targets, targets).item() == pytest.approx(0.5 * right, abs=1e-6)
+    mean = targets.mean(dim=(0, 1), keepdim=True).expand_as(targets)
+    assert alignment(mean, targets).item() == pytest.approx(0.5 * math.log(6))
+    other = targets.flip(0)  # each window's vector is one of the other picture's
+    assert alignment(other, targets).item() == pytest.approx(0.5 * (20 + right), abs=1e-4)
 
 
 def grid_alignment_inputs():

@@ -42,7 +42,8 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
     The metrics, in percent, are those of lvis-api (AP, AP50, AP75, APs, APm, APl, APr, APc, APf)
     and, where the novel categories are known, AP_novel and AP_base: the mean AP over the novel
     and over the other categories, each time over those with ground truth, as lvis-api does for
-    APr. A group without ground truth is nan. A detector that finds nothing has AP 0.
+    APr; where the metadata has "novel_axes" (contiguous ids by axis, as in ShapesLVIS) also
+    APr_<axis>. A group without ground truth is nan. A detector that finds nothing has AP 0.
 
     Written to ``output_dir``: ``instances_predictions.pth`` and ``lvis_instances_results.json``
     as in detectron2, and ``lvis_per_category_ap.json`` (category name to AP, null where there is
@@ -168,6 +169,9 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             novel = {i for i in category_ids if self._to_contiguous[i] in self.novel_classes}
             metrics["AP_novel"] = _nanmean([category_ap[i] for i in category_ids if i in novel])
             metrics["AP_base"] = _nanmean([category_ap[i] for i in category_ids if i not in novel])
+        for axis, classes in self._metadata.get("novel_axes", {}).items():
+            on_axis = [i for i in category_ids if self._to_contiguous[i] in classes]
+            metrics[f"APr_{axis}"] = _nanmean([category_ap[i] for i in on_axis])
 
         if self._output_dir:
             path = Path(self._output_dir) / "lvis_per_category_ap.json"

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, ImageList, Instances
@@ -57,6 +58,7 @@ class GridCLIP(FCOS):
         federated_weights: Tensor | None = None,
         num_sampled_classes: int = 50,
         seed: int = 0,
+        anchor_scale: float = 1.0,
         **kwargs,
     ):
         """
@@ -70,10 +72,18 @@ class GridCLIP(FCOS):
                 zero for novel ones. None: only verified negatives.
             num_sampled_classes: negatives sampled a batch.
             seed: of that sampling; a step's draw depends on it and the iteration alone.
+            anchor_scale: side of a location's anchor in strides. FCOS gives a level the objects
+                that reach 4 to 8 anchors from the location; smaller pictures want smaller anchors.
             kwargs: of detectron2's FCOS, but for ``num_classes``, which the vocabulary sets.
         """
         super().__init__(backbone=backbone, head=head, num_classes=classifier.num_classes, **kwargs)
         self.input_format = "RGB"
+        strides = self.anchor_generator.strides
+        self.anchor_generator = DefaultAnchorGenerator(
+            sizes=[[anchor_scale * stride] for stride in strides],
+            aspect_ratios=[1.0],
+            strides=strides,
+        )
         self.classifier = classifier
         self.image_alignment = image_alignment
         self.grid_alignment_weight = grid_alignment_weight

@@ -20,7 +20,18 @@ def l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(dim=-1).mean()
 
 
-LOSSES = {"cosine": cosine_loss, "l1": l1_loss, "l2": l2_loss}
+def contrastive_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy that tells each vector's own target from all others of the batch (InfoNCE).
+
+    A student that is the mean of its targets minimises the distances above as far as it can; here
+    it has to say what its window shows that others do not. The other targets are this process's.
+    """
+    logits = CONTRASTIVE_SCALE * student.flatten(0, 1) @ teacher.flatten(0, 1).T
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+CONTRASTIVE_SCALE = 20.0
+LOSSES = {"cosine": cosine_loss, "l1": l1_loss, "l2": l2_loss, "contrastive": contrastive_loss}
 
 
 class ImageAlignment(nn.Module):
@@ -33,7 +44,7 @@ class ImageAlignment(nn.Module):
     def __init__(self, *, loss: str = "cosine", weight: float = 1.0):
         """
         Args:
-            loss: "cosine", "l1" or "l2", between unit vectors.
+            loss: "cosine", "l1", "l2" or "contrastive", between unit vectors.
             weight: of the loss.
         """
         super().__init__()

@@ -108,27 +108,23 @@ def register_shapes(root: str | os.PathLike, world: str) -> None:
     """Register shapes_{world}_train, _val, and _base: train without the novel categories.
 
     Metadata: thing_classes, class_image_count, novel_classes, novel_axes (contiguous ids by axis),
-    json_file, image_root, evaluator_type. Registering again, from another root too, replaces.
-
-    Raises:
-        FileNotFoundError: if the data set was not generated there.
+    json_file, image_root, evaluator_type. Registering again, from another root too, replaces. Of a
+    data set that is not generated yet only the names are registered: loading it raises a
+    FileNotFoundError that says how to.
     """
     root = Path(root)
     files = {split: root / f"shapes_{world}_{split}.json" for split in ("train", "val")}
-    for file in files.values():
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} does not exist; write it with scripts/generate_shapes.py "
-                f"--world {world} --output {root}"
-            )
-    categories = json.loads(files["train"].read_text(encoding="utf-8"))["categories"]
-    novel_axes = load_world(world).novel_axes
-    novel_classes = load_world(world).novel_classes
     for split in ("train", "base", "val"):
         name = f"shapes_{world}_{split}"
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing:
+        _register_missing(world, missing[0])
+        return
+    categories = json.loads(files["train"].read_text(encoding="utf-8"))["categories"]
+    novel_classes = load_world(world).novel_classes
     image_root = os.path.join(root, "")  # load_lvis_json joins strings
     for split, file in files.items():
         name = f"shapes_{world}_{split}"
@@ -136,7 +132,7 @@ def register_shapes(root: str | os.PathLike, world: str) -> None:
         MetadataCatalog.get(name).set(
             thing_classes=[c["name"] for c in categories],
             class_image_count=[{k: c[k] for k in ("id", "image_count")} for c in categories],
-            novel_axes=novel_axes,
+            novel_axes=load_world(world).novel_axes,
             json_file=str(file),
             image_root=image_root,
             evaluator_type="lvis",
@@ -144,6 +140,18 @@ def register_shapes(root: str | os.PathLike, world: str) -> None:
     register_base_split(f"shapes_{world}_base", f"shapes_{world}_train", novel_classes)
     for split in files:
         MetadataCatalog.get(f"shapes_{world}_{split}").set(novel_classes=novel_classes)
+
+
+def _register_missing(world: str, file: Path) -> None:
+    fix = f"Write it with scripts/generate_shapes.py --world {world} --output {file.parent}"
+
+    def load():
+        raise FileNotFoundError(f"{file} does not exist. {fix}")
+
+    for split in ("train", "base", "val"):
+        name = f"shapes_{world}_{split}"
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(json_file=str(file), fix=fix)
 
 
 def _categories(world_name: str, train: list[Scene]) -> list[dict]:

@@ -113,15 +113,31 @@ def build_scene(world_name: str, split: str, index: int, seed: int = 0) -> Scene
     return Scene(key, items, unannotated, tuple(sorted(negatives.tolist())))
 
 
-def build_caption_scene(split: str, index: int, seed: int = 0, max_objects: int = 3) -> Scene:
-    """A scene of 1 to ``max_objects`` objects of any of the 360 names, all equally likely."""
-    key = (seed, 0, _SPLIT_CODES[f"captions_{split}"], index)
+def build_caption_scene(
+    split: str, index: int, seed: int = 0, max_objects: int = 3, similar: int = 1
+) -> Scene:
+    """A scene of 1 to ``max_objects`` objects, mostly one, of any of the 360 names, all equally
+    likely; for ``similar`` see :class:`CaptionedShapes`."""
+    codes = (seed, 0, _SPLIT_CODES[f"captions_{split}"])
+    key = (*codes, index)
     rng = np.random.default_rng((*key, 0))
-    chosen = rng.integers(len(ALL_NAMES), size=rng.integers(1, max_objects + 1)).tolist()
-    things = [(ALL_NAMES[i], i) for i in chosen]
+    names = ALL_NAMES if similar == 1 else _similar_names(*codes, index // similar)
+    count = 1 if rng.random() < 0.5 else int(rng.integers(1, max_objects + 1))
+    chosen = [names[i] for i in rng.integers(len(names), size=count)]
+    things = [(name, ALL_NAMES.index(name)) for name in chosen]
     things = [*_distractors(rng, int(rng.integers(0, 2))), *things]
     # Captions name what can be recognised: larger, and hardly hidden or cut.
-    return Scene(key, _place(things, rng, sizes=(0.25, 0.9), min_visible=0.7, min_in_picture=0.95))
+    return Scene(key, _place(things, rng, sizes=(0.3, 0.9), min_visible=0.7, min_in_picture=0.95))
+
+
+@lru_cache(maxsize=4)
+def _similar_names(seed: int, world_code: int, split_code: int, group: int) -> tuple[Name, ...]:
+    """Names of two colours and two textures, and of any shape."""
+    rng = np.random.default_rng((seed, world_code, split_code, group, 5))
+    colours, textures = (
+        {words[i] for i in rng.permutation(len(words))[:2]} for words in (COLOURS, TEXTURES)
+    )
+    return tuple(n for n in ALL_NAMES if n.colour in colours and n.texture in textures)
 
 
 @cache
@@ -255,6 +271,8 @@ class CaptionedShapes(Dataset):
         seed: of the pairs.
         max_objects: a picture shows 1 to so many named objects, and sometimes a thing without a
             name.
+        similar: so many pairs in a row have names of the same two colours and two textures. To
+            tell them apart takes the shape, which else is learned last.
     """
 
     def __init__(
@@ -265,11 +283,13 @@ class CaptionedShapes(Dataset):
         split: str = "train",
         seed: int = 0,
         max_objects: int = 3,
+        similar: int = 1,
     ):
         if split not in ("train", "val"):
             raise ValueError(f"There are no captions '{split}': choose train or val.")
         self.length, self.size = length, size
-        self.split, self.seed, self.max_objects = split, seed, max_objects
+        self.split, self.seed = split, seed
+        self.max_objects, self.similar = max_objects, similar
 
     def __len__(self) -> int:
         return self.length
@@ -286,7 +306,7 @@ class CaptionedShapes(Dataset):
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        return build_caption_scene(self.split, index, self.seed, self.max_objects)
+        return build_caption_scene(self.split, index, self.seed, self.max_objects, self.similar)
 
 
 def _object_names(scene: Scene) -> list[Name]:

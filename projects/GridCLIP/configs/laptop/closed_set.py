@@ -1,0 +1,6 @@
+"""Without Grid-level Alignment: learned category vectors in place of text embeddings."""
+
+from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+
+model.classifier._target_ = "gridclip.modeling.ClosedSetClassifier"
+train.output_dir = "output/laptop/closed_set"

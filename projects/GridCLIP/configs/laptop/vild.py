@@ -1,0 +1,48 @@
+"""ViLD on the laptop world: 1,000 steps of 16 pictures, GridCLIP's optimizer and schedule.
+
+It learns from ViLD-text's proposals, 32 a picture::
+
+    projects/GridCLIP/train_net.py --config-file .../vild_text.py
+    scripts/precompute_proposals.py --config-file .../vild_text.py --max-proposals 32 \\
+        --weights output/laptop/vild_text/model_final.pth
+    projects/GridCLIP/train_net.py --config-file .../vild.py
+"""
+
+import os
+
+from detectron2.config import LazyCall as L
+
+from gridclip.data import ViLDDatasetMapper, novel_classes
+
+from ..common.vild_r50 import model
+from .gridclip import dataloader, lr_multiplier, optimizer, shapes, train
+
+_root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes")
+clip = dict(
+    weights="projects/GridCLIP/models/shapes_clip.safetensors",
+    names=os.path.join(_root, "shapes_${shapes.world}_train.json"),
+    templates="single",
+    image_dataset="shapes_${shapes.world}_train",
+    text_embeddings=os.path.join(_root, "shapes_${shapes.world}_text.safetensors"),
+    proposals=os.path.join(_root, "shapes_${shapes.world}_proposals"),
+    region_embeddings=os.path.join(_root, "shapes_${shapes.world}_regions"),
+)
+
+model.backbone.bottom_up.update(layers=(2, 2, 2, 1), width=16, embed_dim=64, input_resolution=64)
+model.backbone.update(out_channels=64, norm="GN")
+model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [96]]
+model.proposal_generator.update(pre_nms_topk=[300, 300], post_nms_topk=[300, 300])
+model.roi_heads.batch_size_per_image = 64
+model.roi_heads.box_head.update(conv_dims=[64, 64, 64, 64], fc_dims=[256], conv_norm="GN")
+model.roi_heads.box_predictor.input_shape.channels = 256
+model.classifier.update(
+    embed_dim=64, novel_classes=L(novel_classes)(name="${dataloader.train.dataset.names}")
+)
+
+dataloader.train.mapper = L(ViLDDatasetMapper)(
+    is_train=True,
+    augmentations=dataloader.train.mapper.augmentations,
+    image_format="RGB",
+    region_embeddings="${clip.region_embeddings}",
+)
+train.output_dir = "output/laptop/vild"
