@@ -20,17 +20,21 @@ REQUIREMENTS := requirements.txt requirements-dev.txt requirements-no-deps.txt c
 STAMP := $(VENV)/.ready-$(DETECTRON2)
 
 DEMO_CONFIG := projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py
-DEMO_OUTPUT := output/demo
+DEMO_OUTPUT := output/demo_photographs
+
+# What `make demo` looks for at the end, between commas; its own choice if empty.
+WORDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check-env test lint demo demo-data
+.PHONY: help env check-env test lint demo demo-photographs photographs reproduce
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Settings: PYTHON=python3.11 (for a new .venv), DETECTRON2=index|source,'
-	@echo '  CONSTRAINTS=/dev/null (untested versions), DETECTRON2_DATASETS=folder.'
+	@echo '  CONSTRAINTS=/dev/null (untested versions), DETECTRON2_DATASETS=folder,'
+	@echo '  WORDS="red star, green fish" (for demo).'
 
 env: $(STAMP) ## install everything into .venv
 
@@ -44,14 +48,21 @@ lint: env ## check style and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-demo: demo-data env ## train and evaluate a tiny model on DETECTRON2_DATASETS, draw its detections
+demo: env ## data, training, evaluation and a report in minutes: output/demo/report.html
+	$(PY) scripts/run_demo.py $(if $(WORDS),--words '$(WORDS)')
+
+reproduce: env ## run all variants with all seeds on the laptop world, hours; goes on after a kill
+	$(PY) scripts/reproduce.py
+	$(PY) scripts/update_results_tables.py
+
+demo-photographs: photographs env ## the production model, a few steps on DETECTRON2_DATASETS
 	$(PY) projects/GridCLIP/train_net.py --config-file $(DEMO_CONFIG) train.output_dir=$(DEMO_OUTPUT)
 	$(PY) scripts/visualize_results.py $(DEMO_OUTPUT)
 
-demo-data:
+photographs:
 	@for name in lvis_v1_train lvis_v1_val; do \
 	  file="$${DETECTRON2_DATASETS:-datasets}/lvis/$$name.json"; \
-	  [ -f "$$file" ] || { echo "make demo: $$file is missing: see datasets/README.md" >&2; exit 1; }; \
+	  [ -f "$$file" ] || { echo "make demo-photographs: $$file is missing: see datasets/README.md" >&2; exit 1; }; \
 	done
 
 $(PY):

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from update_results_tables import PROJECT, render, replace_section
+from update_results_tables import PROJECT, laptop_world_table, render, replace_section
 
 
 def test_readme_shows_what_the_result_files_hold():
@@ -18,3 +20,23 @@ def test_result_files_of_commits_are_whole():
 def test_missing_markers_are_an_error():
     with pytest.raises(ValueError, match="markers"):
         replace_section("no markers", "tables")
+
+
+def test_laptop_world_table(tmp_path):
+    def cell(mean, std):
+        return {"mean": mean, "std": std, "n": 3}
+
+    summary = {
+        "no_image_alignment": {"AP": cell(40.0, 1.0), "APr_shape": cell(None, None)},
+        "gridclip": {"AP": cell(41.26, 0.52), "APr_shape": cell(20.0, None)},
+    }
+    rows = laptop_world_table(summary).splitlines()
+    assert "over 3 seeds" in rows[0]
+    assert rows[2:6] == [
+        "| | AP | APr shape |",
+        "|---|---|---|",
+        "| GridCLIP | 41.3 ± 0.5 | 20.0 |",
+        "| without image-level alignment | 40.0 ± 1.0 | – |",
+    ]
+    (tmp_path / "laptop_world.json").write_text(json.dumps(summary))
+    assert render(tmp_path).startswith("**The laptop world**")

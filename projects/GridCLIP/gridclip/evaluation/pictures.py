@@ -176,7 +176,9 @@ def _draw_boxes(
 ) -> Image.Image:
     """Draw (box XYXY, class, suffix of the label) on an RGB image (H, W, 3), enlarged if small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
-    visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=1.3)
+    # detectron2 rounds a small picture's font size down before it is enlarged.
+    font_size_scale = 1.3 if scale == 1 else 2.2
+    visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=font_size_scale)
     if objects:
         boxes, classes, suffixes = zip(*objects, strict=True)
         novel = [c in novel_classes for c in classes]

@@ -92,7 +92,7 @@ def write_results(
             "split": "open-vocabulary" if len(novel_classes) else "fully supervised",
             "novel_classes": len(novel_classes),
         },
-        "config": None if cfg is None else _jsonable_config(cfg),
+        "config": None if cfg is None else jsonable_config(cfg),
         "seed": seed,
         "commit": git_commit(),
         "versions": versions(),
@@ -159,13 +159,14 @@ def _sha256_of_annotations(dataset_name: str) -> str:
     return sha256_of_file(PathManager.get_local_path(MetadataCatalog.get(dataset_name).json_file))
 
 
-def _jsonable_config(cfg):
+def jsonable_config(cfg):
+    """A LazyConfig as JSON: interpolations resolved, classes and functions by name."""
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(cfg, Mapping):
-        return {str(key): _jsonable_config(value) for key, value in cfg.items()}
+        return {str(key): jsonable_config(value) for key, value in cfg.items()}
     if isinstance(cfg, list | tuple):
-        return [_jsonable_config(value) for value in cfg]
+        return [jsonable_config(value) for value in cfg]
     if isinstance(cfg, float) and not math.isfinite(cfg):
         return str(cfg)
     if cfg is None or isinstance(cfg, bool | int | float | str):

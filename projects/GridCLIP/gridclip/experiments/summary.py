@@ -1,0 +1,84 @@
+"""Mean and spread over seeds, as a table of numbers and as a plot."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from matplotlib.figure import Figure
+
+from gridclip.evaluation.results import replacing
+
+METRICS = ("AP", "AP50", "APr", "APc", "APf")
+AXIS_PREFIX = "APr_"
+_COLORS = ("#e07a1f", "#f0a860", "#f6cf9f", "#4a7fb5", "#9dbbd6")
+
+Summary = dict[str, dict[str, dict[str, float | int | None]]]
+
+
+def summarise(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Summary:
+    """
+    Args:
+        runs: by variant, the metrics of each seed's run, in percent.
+
+    Returns:
+        By variant and metric: "mean", "std", the sample standard deviation, None where n is 1, and
+        "n", the runs. Of each run's metrics those of METRICS and APr by axis are taken; a metric
+        that is nan, for want of ground truth, has mean and std None.
+
+    Raises:
+        ValueError: the runs of a variant have different metrics.
+    """
+    summary: Summary = {}
+    for variant, metrics in runs.items():
+        names = _metric_names(metrics[0])
+        if any(_metric_names(other) != names for other in metrics):
+            raise ValueError(f"The runs of {variant} have different metrics.")
+        summary[variant] = {name: _statistics([m[name] for m in metrics]) for name in names}
+    return summary
+
+
+def _metric_names(metrics: Mapping[str, float]) -> list[str]:
+    axes = sorted(name for name in metrics if name.startswith(AXIS_PREFIX))
+    return [*(name for name in METRICS if name in metrics), *axes]
+
+
+def _statistics(values: list[float]) -> dict[str, float | int | None]:
+    if any(math.isnan(value) for value in values):
+        return {"mean": None, "std": None, "n": len(values)}
+    std = stdev(values) if len(values) > 1 else None
+    return {"mean": mean(values), "std": std, "n": len(values)}
+
+
+def plot_summary(summary: Summary, png: str | os.PathLike) -> None:
+    """Bars of APr by axis and of APf, a group a variant, lines of one standard deviation."""
+    first = next(iter(summary.values()))
+    axes_names = [name for name in first if name.startswith(AXIS_PREFIX)]
+    shown = [*axes_names, "APf"]
+    colors = [*_COLORS[: len(axes_names)], "#4a7fb5"]
+    figure = Figure(figsize=(max(8.0, 1.6 + 1.35 * len(summary)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(shown)
+    for i, (name, color) in enumerate(zip(shown, colors, strict=True)):
+        cells = [metrics.get(name, {}) for metrics in summary.values()]
+        places = [k + (i - (len(shown) - 1) / 2) * width for k in range(len(summary))]
+        axes.bar(
+            places,
+            [cell.get("mean") or 0.0 for cell in cells],
+            width * 0.92,
+            yerr=[cell.get("std") or 0.0 for cell in cells],
+            error_kw={"linewidth": 1, "ecolor": "#333333"},
+            color=color,
+            label=name.replace(AXIS_PREFIX, "APr, unseen ") if name != "APf" else "APf, trained on",
+        )
+    labels = [variant.replace("_", "\n") for variant in summary]
+    axes.set_xticks(range(len(summary)), labels)
+    axes.set_ylabel("box AP, %")
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylim(bottom=0)
+    figure.legend(frameon=False, ncols=len(shown), loc="outside upper center")
+    with replacing(Path(png)) as partial:
+        figure.savefig(partial, dpi=150, format="png")

@@ -1,0 +1,237 @@
+#!/usr/bin/env python
+"""Run the laptop world's experiment: every variant with every seed, and their mean and spread.
+
+    python scripts/reproduce.py
+    python scripts/reproduce.py --world dev --variants gridclip closed_set --seeds 0 \
+        --override train.max_iter=400 --output output/try
+
+After an interruption give the same command again: finished runs are kept, others go on. The summary
+is OUTPUT/WORLD/laptop_world.json; that of the whole grid on the test world is also written to
+projects/GridCLIP/results.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig
+
+from gridclip.data.shapes import generate_shapes
+from gridclip.evaluation import read_results
+from gridclip.evaluation.results import write_json
+from gridclip.experiments import (
+    ChangedError,
+    Task,
+    TaskRecord,
+    plot_summary,
+    run_identity,
+    run_tasks,
+    summarise,
+)
+from gridclip.text import TextEmbeddings
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT / "projects/GridCLIP"
+RESULTS = PROJECT / "results"
+VARIANTS = (
+    *("gridclip", "whole_image_alignment", "no_image_alignment", "closed_set", "random_init"),
+    *("vild_text", "vild", "vild_ensemble"),
+)
+DISTILLED = ("vild", "vild_ensemble")  # from region embeddings of ViLD-text's proposals
+SEEDS = (0, 1, 2)
+
+
+def config_file(variant: str) -> Path:
+    return PROJECT / f"configs/laptop/{variant}.py"
+
+
+def available_variants() -> list[str]:
+    return [variant for variant in VARIANTS if config_file(variant).is_file()]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--world", default="test", choices=("dev", "test"))
+    add("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="default: all there are")
+    add("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="N", help="default: 0 1 2")
+    add("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, of a thread")
+    add("--override", nargs="+", default=[], metavar="KEY=VALUE", help="of every config")
+    add("--output", type=Path, default=Path("output/reproduce"), metavar="DIR")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error("--jobs: at least 1")
+    if missing := [v for v in args.variants or () if not config_file(v).is_file()]:
+        parser.error(f"there is no {config_file(missing[0])}")
+    args.variants = list(dict.fromkeys(args.variants or available_variants()))
+    args.seeds = list(dict.fromkeys(args.seeds))
+    if set(DISTILLED) & set(args.variants) and "vild_text" not in args.variants:
+        parser.error("vild and vild_ensemble learn from vild_text's proposals: add vild_text")
+    return args
+
+
+class Grid:
+    """The tasks of the experiment.
+
+    Before a variant's runs comes its preparation, a dry run, one after the other: it completes the
+    text embeddings and the teacher's embeddings, which the runs share.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.folder = args.output / args.world
+        self.seeds = args.seeds
+        self.overrides = [f"shapes.world={args.world}", *args.override]
+        self.tasks: list[Task] = []
+        self.runs: dict[tuple[str, int], Task] = {}
+        self._last_preparation = None
+        for variant in args.variants:
+            if variant not in DISTILLED:
+                self._add_preparation(variant)
+        for seed in args.seeds:
+            for variant in args.variants:
+                if variant not in DISTILLED:
+                    self._add_run(variant, seed)
+        distilled = [variant for variant in args.variants if variant in DISTILLED]
+        if distilled:
+            self._add_proposals(distilled[0])
+            for variant in distilled:
+                self._add_preparation(variant)
+        for seed in args.seeds:
+            for variant in distilled:
+                self._add_run(variant, seed)
+
+    def config(self, variant: str, folder: Path, seed: int) -> tuple[DictConfig, list[str]]:
+        overrides = [*self.overrides, f"train.seed={seed}", f"train.output_dir={folder}"]
+        cfg = LazyConfig.load(str(config_file(variant)))
+        return LazyConfig.apply_overrides(cfg, overrides), overrides
+
+    def _add(self, name: str, folder: Path, cfg: DictConfig, command: list, **fields) -> Task:
+        record = TaskRecord(folder / "record.json", run_identity(cfg))
+        task = Task(
+            name, [sys.executable, *map(str, command)], record, folder / "log.txt", **fields
+        )
+        self.tasks.append(task)
+        return task
+
+    def _add_preparation(self, variant: str) -> None:
+        folder = self.folder / variant / "preparation"
+        cfg, overrides = self.config(variant, folder, self.seeds[0])
+        check_text_embeddings(cfg)
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--dry-run"]
+        needs = [self._last_preparation] if self._last_preparation else []
+        if variant in DISTILLED:
+            needs.append("vild_text proposals")
+        task = self._add(f"{variant} preparation", folder, cfg, [*command, *overrides], needs=needs)
+        self._last_preparation = task.name
+
+    def _add_run(self, variant: str, seed: int) -> None:
+        folder = self.folder / variant / f"seed{seed}"
+        cfg, overrides = self.config(variant, folder, seed)
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--resume"]
+        self.runs[variant, seed] = self._add(
+            f"{variant} seed {seed}",
+            folder,
+            cfg,
+            [*command, *overrides],
+            needs=[f"{variant} preparation"],
+            group=variant,
+            outcome=lambda: outcome(folder),
+        )
+
+    def _add_proposals(self, variant: str) -> None:
+        """Of the first seed's ViLD-text, where the configs of the distilled variants read them."""
+        folder = self.folder / "vild_text" / "proposals"
+        teacher, seed = self.folder / "vild_text" / f"seed{self.seeds[0]}", self.seeds[0]
+        cfg, overrides = self.config("vild_text", teacher, seed)
+        output = self.config(variant, folder, seed)[0].clip.proposals
+        command = [ROOT / "scripts/precompute_proposals.py"]
+        command += ["--config-file", config_file("vild_text")]
+        command += ["--weights", teacher / "model_final.pth", "--output", output]
+        command += ["--max-proposals", 32, "--num-workers", 0, "--opts", *overrides]
+        needs = [f"vild_text seed {seed}"]
+        self._add("vild_text proposals", folder, cfg, command, needs=needs)
+
+
+def outcome(folder: Path) -> str:
+    metrics = read_results(folder / "results.json")["metrics"]["bbox"]
+    return " ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "APr", "APc", "APf"))
+
+
+def check_text_embeddings(cfg: DictConfig) -> None:
+    """Raises ChangedError if a file of another CLIP model is there."""
+    path = Path(cfg.model.classifier.text_embeddings)
+    if not path.is_file():
+        return
+    embedded = TextEmbeddings.load(path).clip_sha256
+    if embedded != run_identity(cfg)["clip_sha256"]:
+        raise ChangedError(f"{path} is of another CLIP model than {cfg.clip.weights}")
+
+
+def generate_world(world: str, jobs: int) -> None:
+    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
+    if not all((root / f"shapes_{world}_{split}.json").is_file() for split in ("train", "val")):
+        print(f"Generating the {world} world in {root}")
+        generate_shapes(world, root, num_workers=jobs)
+
+
+def write_summary(grid: Grid, folder: Path) -> None:
+    """Write laptop_world.json, laptop_world_runs.json and laptop_world.png."""
+    metrics: dict[str, list] = {}
+    runs = {}
+    for (variant, seed), task in grid.runs.items():
+        record = read_results(task.log_file.parent / "results.json")
+        metrics.setdefault(variant, []).append(record["metrics"]["bbox"])
+        identity = task.record.identity
+        runs[f"{variant}/seed{seed}"] = {
+            "seconds": round(task.record.seconds, 1),
+            **{key: record[key] for key in ("seed", "commit", "versions", "device", "iterations")},
+            **{key: identity[key] for key in ("clip_sha256", "annotations_sha256")},
+            "config_file": str(config_file(variant).relative_to(ROOT)),
+            "config": identity["config"],
+        }
+    preparation = {
+        task.name: round(task.record.seconds, 1) for task in grid.tasks if task.group is None
+    }
+    summary = summarise(metrics)
+    write_json(folder / "laptop_world.json", summary, indent=1)
+    write_json(
+        folder / "laptop_world_runs.json",
+        {"runs": runs, "preparation_seconds": preparation},
+        indent=1,
+    )
+    plot_summary(summary, folder / "laptop_world.png")
+    print(f"Written: {folder / 'laptop_world.json'}, its runs and its plot beside it")
+
+
+def is_whole_grid(args: argparse.Namespace) -> bool:
+    everything = set(args.variants) == set(available_variants()) and set(args.seeds) == set(SEEDS)
+    return everything and args.world == "test" and not args.override
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        generate_world(args.world, args.jobs)
+        grid = Grid(args)
+    except ChangedError as error:
+        sys.exit(f"error: {error}. Remove its folder, or give another --output.")
+    failed = run_tasks(
+        grid.tasks,
+        args.jobs,
+        env={"OMP_NUM_THREADS": "1"},
+        say=lambda line: print(line, flush=True),
+    )
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(grid.tasks)} failed: {', '.join(failed)}")
+    write_summary(grid, grid.folder)
+    if is_whole_grid(args):
+        write_summary(grid, RESULTS)
+        print("Then: python scripts/update_results_tables.py")
+
+
+if __name__ == "__main__":
+    main()

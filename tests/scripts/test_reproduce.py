@@ -1,0 +1,81 @@
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+import reproduce
+from gridclip.data.shapes import generate_shapes
+from gridclip.evaluation import read_results
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", reproduce.ROOT / "scripts/reproduce.py"]
+        + ["--world", "dev", "--output", folder / "out", *arguments],
+        cwd=reproduce.ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_runs_once_summarises_and_refuses_another_config(tmp_path):
+    generate_shapes("dev", tmp_path / "shapes", train=24, val=16, size=64)
+    arguments = ["--variants", "no_image_alignment", "--seeds", "0", "1", "--jobs", "1"]
+    arguments += ["--override", "dataloader.train.total_batch_size=2"]
+    two_steps = [*arguments, "train.max_iter=2"]
+    first = run(tmp_path, *two_steps)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "[3/3] no_image_alignment seed 1: done in" in first.stdout
+
+    folder = tmp_path / "out/dev"
+    files = [folder / f"no_image_alignment/seed{seed}/results.json" for seed in (0, 1)]
+    values = [read_results(file)["metrics"]["bbox"]["AP"] for file in files]
+    summary = json.loads((folder / "laptop_world.json").read_text())
+    assert set(summary) == {"no_image_alignment"}
+    assert {"AP", "AP50", "APr", "APc", "APf", "APr_shape"} <= set(summary["no_image_alignment"])
+    assert summary["no_image_alignment"]["AP"] == {
+        "mean": statistics.mean(values),
+        "std": statistics.stdev(values),
+        "n": 2,
+    }
+    runs = json.loads((folder / "laptop_world_runs.json").read_text())
+    assert set(runs["runs"]) == {"no_image_alignment/seed0", "no_image_alignment/seed1"}
+    assert runs["runs"]["no_image_alignment/seed1"]["config"]["train"]["seed"] == 1
+    assert runs["preparation_seconds"]["no_image_alignment preparation"] > 0
+    assert (folder / "laptop_world.png").is_file()
+
+    before = [file.stat().st_mtime_ns for file in files]
+    assert "was done in" in run(tmp_path, *two_steps).stdout
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+    other = run(tmp_path, *arguments, "train.max_iter=3")
+    assert other.returncode == 1
+    assert "config.train.max_iter" in other.stderr and "another --output" in other.stderr
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_only_the_whole_grid_counts():
+    def whole(*arguments):
+        return reproduce.is_whole_grid(reproduce.parse_args([*arguments]))
+
+    assert whole() and whole("--jobs", "1", "--output", "elsewhere")
+    assert not whole("--world", "dev")
+    assert not whole("--seeds", "0", "1")
+    assert not whole("--variants", "gridclip")
+    assert not whole("--override", "train.max_iter=1")
+
+
+def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
+    for arguments, message in (
+        (["--jobs", "0"], "at least 1"),
+        (["--variants", "nothing"], "invalid choice"),
+        (["--variants", "vild"], "vild"),
+    ):
+        with pytest.raises(SystemExit):
+            reproduce.parse_args(arguments)
+        assert message in capsys.readouterr().err
