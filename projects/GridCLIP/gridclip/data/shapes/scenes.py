@@ -125,8 +125,7 @@ def build_caption_scene(
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, max_objects + 1))
     chosen = [names[i] for i in rng.integers(len(names), size=count)]
     things = [(name, ALL_NAMES.index(name)) for name in chosen]
-    things = [*_distractors(rng, int(rng.integers(0, 2))), *things]
-    # Captions name what can be recognised: larger, and hardly hidden or cut.
+    # Captions name all that is there and can be recognised: larger, and hardly hidden or cut.
     return Scene(key, _place(things, rng, sizes=(0.3, 0.9), min_visible=0.7, min_in_picture=0.95))
 
 
@@ -269,8 +268,7 @@ class CaptionedShapes(Dataset):
         size: the pictures' side in pixels.
         split: "train" or "val"; they share no picture.
         seed: of the pairs.
-        max_objects: a picture shows 1 to so many named objects, and sometimes a thing without a
-            name.
+        max_objects: a picture shows 1 to so many objects, and nothing without a name but clutter.
         similar: so many pairs in a row have names of the same two colours and two textures. To
             tell them apart takes the shape, which else is learned last.
     """
