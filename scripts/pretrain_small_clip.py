@@ -46,7 +46,7 @@ SIZES = dict(
     transformer_layers=2,
 )
 CAPTION_TOKENS = 32  # the longest caption has 29
-# Pairs in a row with names of the same two colours and textures; a batch holds several such rows.
+# Pairs in a row, which in every other row differ in shape alone; a batch holds several rows.
 SIMILAR = 16
 NAME = re.compile(rf"(?:{'|'.join(TEXTURES)}) \w+ (?:{'|'.join(SHAPES)})")
 PEAK_LR, WARMUP, WEIGHT_DECAY, CLIP_NORM = 3e-3, 0.05, 0.1, 1.0

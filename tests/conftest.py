@@ -4,6 +4,10 @@ import os
 import random
 from pathlib import Path
 
+# MKL's sums depend on where memory lies unless told otherwise, and a resumed run is compared bit
+# for bit with an uninterrupted one. Read when torch first computes.
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +88,16 @@ def make_clip(tmp_path_factory):
 def tiny_clip(make_clip) -> Path:
     """The archive of TINY_CLIP's sizes."""
     return make_clip()
+
+
+@pytest.fixture(scope="session")
+def laptop_clip(tmp_path_factory) -> Path:
+    """The laptop world's CLIP with random weights: what it knows is not what is tested."""
+    from pretrain_small_clip import build_model, save
+
+    path = tmp_path_factory.mktemp("laptop_clip") / "shapes_clip.safetensors"
+    save(build_model(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,11 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_runs_once_summarises_and_refuses_another_config(tmp_path):
+def test_runs_once_summarises_and_refuses_another_config(tmp_path, laptop_clip):
     generate_shapes("dev", tmp_path / "shapes", train=24, val=16, size=64)
     arguments = ["--variants", "no_image_alignment", "--seeds", "0", "1", "--jobs", "1"]
-    arguments += ["--override", "dataloader.train.total_batch_size=2"]
+    arguments += ["--override", f"clip.weights={laptop_clip}"]
+    arguments += ["dataloader.train.total_batch_size=2"]
     two_steps = [*arguments, "train.max_iter=2"]
     first = run(tmp_path, *two_steps)
     assert first.returncode == 0, first.stdout + first.stderr

@@ -16,12 +16,13 @@ STAGES = {
 }
 
 
-def start(output, *arguments):
+def start(output, clip, *arguments):
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", run_demo.ROOT / "scripts/run_demo.py"]
         + ["--output", output, "--train", "24", "--val", "16", "--size", "64"]
         + ["--iterations", "12", *arguments, "--override", "train.log_period=1"]
-        + ["train.checkpointer.period=2", "dataloader.train.total_batch_size=4"],
+        + ["train.checkpointer.period=2", "dataloader.train.total_batch_size=4"]
+        + [f"clip.weights={clip}"],
         cwd=run_demo.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -37,8 +38,8 @@ def finish(process):
 
 
 @pytest.mark.slow
-def test_kill_resume_second_run_and_other_words(tmp_path):
-    killed = start(tmp_path)
+def test_kill_resume_second_run_and_other_words(tmp_path, laptop_clip):
+    killed = start(tmp_path, laptop_clip)
     deadline = time.monotonic() + 300
     while not (tmp_path / "run/last_checkpoint").is_file():
         assert killed.poll() is None and time.monotonic() < deadline
@@ -47,7 +48,7 @@ def test_kill_resume_second_run_and_other_words(tmp_path):
     killed.wait()
     assert not (tmp_path / "results.json").exists()
 
-    printed = finish(start(tmp_path))
+    printed = finish(start(tmp_path, laptop_clip))
     assert printed.count("complete, took") == 3  # what came before training
     log = (tmp_path / "logs/training.txt").read_text()
     assert re.search(r"Starting training from iteration [1-9]", log)
@@ -66,11 +67,11 @@ def test_kill_resume_second_run_and_other_words(tmp_path):
     assert sum(name in report for name in names) > 0 and "APr_shape" in report
     assert "not photographs" in report and "prefers-color-scheme" in report
 
-    again = finish(start(tmp_path))
+    again = finish(start(tmp_path, laptop_clip))
     assert again.count("complete, took") == len(STAGES) - 1  # evaluation is a part of training
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
-    other = finish(start(tmp_path, "--words", "green fish, banana"))
+    other = finish(start(tmp_path, laptop_clip, "--words", "green fish, banana"))
     assert other.count("complete, took") == len(STAGES) - 2
     found = json.loads((tmp_path / "run/words/words.json").read_text())
     assert [entry["word"] for entry in found] == ["green fish", "banana"]

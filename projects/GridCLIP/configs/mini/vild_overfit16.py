@@ -9,6 +9,7 @@ from ..lvis.vild_text_r50_ov import dataloader as _vild
 from .overfit16 import dataloader, lr_multiplier, optimizer, train
 
 clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
+clip.proposals = clip.region_embeddings = None
 
 model.backbone.bottom_up.update(layers=(1, 1, 1, 1), width=16, freeze_at=0, freeze_norm=False)
 model.backbone.out_channels = 64

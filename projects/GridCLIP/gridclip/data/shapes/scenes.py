@@ -130,13 +130,13 @@ def build_caption_scene(
 
 
 @lru_cache(maxsize=4)
-def _similar_names(seed: int, world_code: int, split_code: int, group: int) -> tuple[Name, ...]:
-    """Names of two colours and two textures, and of any shape."""
-    rng = np.random.default_rng((seed, world_code, split_code, group, 5))
-    colours, textures = (
-        {words[i] for i in rng.permutation(len(words))[:2]} for words in (COLOURS, TEXTURES)
-    )
-    return tuple(n for n in ALL_NAMES if n.colour in colours and n.texture in textures)
+def _similar_names(seed: int, world_code: int, split_code: int, row: int) -> tuple[Name, ...]:
+    """In every other row the names of one colour and one texture, else all."""
+    if row % 2:
+        return ALL_NAMES
+    rng = np.random.default_rng((seed, world_code, split_code, row, 5))
+    colour, texture = (words[rng.integers(len(words))] for words in (COLOURS, TEXTURES))
+    return tuple(n for n in ALL_NAMES if (n.colour, n.texture) == (colour, texture))
 
 
 @cache
@@ -269,7 +269,7 @@ class CaptionedShapes(Dataset):
         split: "train" or "val"; they share no picture.
         seed: of the pairs.
         max_objects: a picture shows 1 to so many objects, and nothing without a name but clutter.
-        similar: so many pairs in a row have names of the same two colours and two textures. To
+        similar: of every other row of so many pairs all names have one colour and one texture. To
             tell them apart takes the shape, which else is learned last.
     """
 
