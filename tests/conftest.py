@@ -4,10 +4,6 @@ import os
 import random
 from pathlib import Path
 
-# MKL's sums depend on where memory lies unless told otherwise, and a resumed run is compared bit
-# for bit with an uninterrupted one. Read when torch first computes.
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
-
 import numpy as np
 import pytest
 import torch
