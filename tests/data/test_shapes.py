@@ -356,14 +356,3 @@ def test_captions_cover_all_names_equally():
     counts = Counter(single.names(i)[0] for i in range(0, 3600, 2))
     assert len({n.shape for n in counts}) == 12 and len(counts) >= 350
     assert max(counts.values()) <= 20
-
-
-def test_every_other_row_of_similar_captions_differs_in_shape_alone():
-    pairs = CaptionedShapes(480, similar=40)
-    seen = []
-    for row, first in enumerate(range(0, 480, 40)):
-        names = [name for i in range(first, first + 40) for name in pairs.names(i)]
-        looks = {(n.colour, n.texture) for n in names}
-        assert (len(looks) == 1) == (row % 2 == 0) and len({n.shape for n in names}) > 6
-        seen.append(frozenset(looks))
-    assert len(set(seen[::2])) > 3

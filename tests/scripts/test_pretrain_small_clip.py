@@ -1,4 +1,6 @@
 import json
+import math
+from collections import Counter
 
 import open_clip
 import pytest
@@ -17,7 +19,6 @@ def smaller(monkeypatch):
     sizes = {**script.SIZES, "vision_width": 8, "image_resolution": 32, "embed_dim": 16}
     monkeypatch.setattr(script, "SIZES", sizes)
     monkeypatch.setattr(script, "SAVE_PERIOD", 2)
-    monkeypatch.setattr(script, "SIMILAR", 2)
 
 
 def arguments(path, epochs=2):
@@ -79,21 +80,29 @@ def test_pairs_of_the_same_names_do_not_compete():
     torch.testing.assert_close(script.contrastive_loss(image, text, names, scale), expected)
 
 
-def test_batches_hold_whole_rows_of_similar_pairs_each_once_an_epoch(tmp_path):
+def test_batches_hold_each_pair_once_an_epoch(tmp_path):
     args = script.argument_parser().parse_args(arguments(tmp_path / "x.safetensors"))
     pairs = script.Pairs(args)
     pairs.names = torch.arange(8)
-    epochs = [[pairs.batch(0, epoch, i, 4)[2] for i in range(2)] for epoch in range(3)]
-    for epoch in epochs:
-        assert torch.cat(epoch).sort().values.tolist() == list(range(8))
-        for batch in epoch:
-            assert (batch.view(2, 2)[:, 0] + 1).tolist() == batch.view(2, 2)[:, 1].tolist()
-    assert len({tuple(torch.cat(epoch).tolist()) for epoch in epochs}) > 1
-    inputs, tokens, names = pairs.batch(0, 0, 0, 4)
+    epochs = [torch.cat([pairs.batch(0, e, i, 4)[2] for i in range(2)]).tolist() for e in range(3)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    inputs, tokens, names, words = pairs.batch(0, 0, 0, 4)
     for row, pair in zip(inputs, names.tolist(), strict=True):
         plain = script.to_inputs(pairs.pictures[pair][None])[0]
         assert torch.equal(row, plain) or torch.equal(row, plain.flip(2))
-    assert torch.equal(tokens, pairs.tokens[names])
+    assert torch.equal(tokens, pairs.tokens[names]) and torch.equal(words, pairs.words[names])
+
+
+def test_word_loss_is_least_for_the_captions_words():
+    words = torch.zeros(1, len(script.WORDS))
+    words[0, [0, 7]] = torch.tensor([1.0, 3.0])
+    expected = torch.distributions.Categorical(torch.tensor([0.25, 0.75])).entropy()
+    best = torch.full_like(words, -50.0)
+    best[0, [0, 7]] = torch.tensor([0.25, 0.75]).log()
+    torch.testing.assert_close(script.word_loss(best, words), expected)
+    uniform = script.word_loss(torch.zeros_like(words), words)
+    assert uniform.item() == pytest.approx(math.log(len(script.WORDS)))
 
 
 def test_inputs_are_those_of_clips_own_preprocessing():
@@ -107,12 +116,15 @@ def test_captions_fit_and_their_names_are_read_back(tmp_path):
     args.pairs = 200
     pairs = script.Pairs(args)
     assert (pairs.tokens == 49407).sum(dim=1).eq(1).all()  # every caption's end is there
-    drawn = CaptionedShapes(200, 32, similar=2)
+    drawn = CaptionedShapes(200, 32)
     kinds = {}
     expected = [
         kinds.setdefault(tuple(sorted(map(str, drawn.names(i)))), len(kinds)) for i in range(200)
     ]
     assert pairs.names.tolist() == expected
+    for i in range(200):
+        spoken = Counter(word for name in drawn.names(i) for word in name)
+        assert pairs.words[i].tolist() == [spoken[word] for word in script.WORDS]
 
 
 def test_refuses_sizes_that_do_not_divide(tmp_path, capsys):

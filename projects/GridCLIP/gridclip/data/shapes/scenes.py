@@ -113,30 +113,15 @@ def build_scene(world_name: str, split: str, index: int, seed: int = 0) -> Scene
     return Scene(key, items, unannotated, tuple(sorted(negatives.tolist())))
 
 
-def build_caption_scene(
-    split: str, index: int, seed: int = 0, max_objects: int = 3, similar: int = 1
-) -> Scene:
+def build_caption_scene(split: str, index: int, seed: int = 0, max_objects: int = 3) -> Scene:
     """A scene of 1 to ``max_objects`` objects, mostly one, of any of the 360 names, all equally
-    likely; for ``similar`` see :class:`CaptionedShapes`."""
-    codes = (seed, 0, _SPLIT_CODES[f"captions_{split}"])
-    key = (*codes, index)
+    likely."""
+    key = (seed, 0, _SPLIT_CODES[f"captions_{split}"], index)
     rng = np.random.default_rng((*key, 0))
-    names = ALL_NAMES if similar == 1 else _similar_names(*codes, index // similar)
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, max_objects + 1))
-    chosen = [names[i] for i in rng.integers(len(names), size=count)]
-    things = [(name, ALL_NAMES.index(name)) for name in chosen]
+    things = [(ALL_NAMES[i], i) for i in rng.integers(len(ALL_NAMES), size=count).tolist()]
     # Captions name all that is there and can be recognised: larger, and hardly hidden or cut.
     return Scene(key, _place(things, rng, sizes=(0.3, 0.9), min_visible=0.7, min_in_picture=0.95))
-
-
-@lru_cache(maxsize=4)
-def _similar_names(seed: int, world_code: int, split_code: int, row: int) -> tuple[Name, ...]:
-    """In every other row the names of one colour and one texture, else all."""
-    if row % 2:
-        return ALL_NAMES
-    rng = np.random.default_rng((seed, world_code, split_code, row, 5))
-    colour, texture = (words[rng.integers(len(words))] for words in (COLOURS, TEXTURES))
-    return tuple(n for n in ALL_NAMES if (n.colour, n.texture) == (colour, texture))
 
 
 @cache
@@ -269,8 +254,6 @@ class CaptionedShapes(Dataset):
         split: "train" or "val"; they share no picture.
         seed: of the pairs.
         max_objects: a picture shows 1 to so many objects, and nothing without a name but clutter.
-        similar: of every other row of so many pairs all names have one colour and one texture. To
-            tell them apart takes the shape, which else is learned last.
     """
 
     def __init__(
@@ -281,13 +264,11 @@ class CaptionedShapes(Dataset):
         split: str = "train",
         seed: int = 0,
         max_objects: int = 3,
-        similar: int = 1,
     ):
         if split not in ("train", "val"):
             raise ValueError(f"There are no captions '{split}': choose train or val.")
         self.length, self.size = length, size
-        self.split, self.seed = split, seed
-        self.max_objects, self.similar = max_objects, similar
+        self.split, self.seed, self.max_objects = split, seed, max_objects
 
     def __len__(self) -> int:
         return self.length
@@ -304,7 +285,7 @@ class CaptionedShapes(Dataset):
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        return build_caption_scene(self.split, index, self.seed, self.max_objects, self.similar)
+        return build_caption_scene(self.split, index, self.seed, self.max_objects)
 
 
 def _object_names(scene: Scene) -> list[Name]:
