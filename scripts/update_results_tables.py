@@ -88,8 +88,7 @@ def teacher_passes_table(record: dict) -> str:
         [
             f"**What the teacher costs before training**, {record['clip']} (D = {record['dim']}), "
             f"a picture of {height} x {width}, {record['device']}, {record['threads']} threads, "
-            f"random weights, median of {record['runs']} runs in turn; LVIS train is "
-            "extrapolated:",
+            f"random weights, runs in turn: {record['runs']}, medians; LVIS train is extrapolated:",
             "",
             "| pass | vectors an image | s an image | LVIS train, hours | LVIS train, GB |",
             "|---|---|---|---|---|",
