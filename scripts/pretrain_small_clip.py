@@ -65,7 +65,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="FILE.safetensors")
     add("--pairs", type=int, default=100_352, help="drawn once; default: 100,352")
-    add("--epochs", type=int, default=8, help="default: 8")
+    add("--epochs", type=int, default=5, help="default: 5")
     add("--batch-size", type=int, default=128, help="default: 128")
     add("--val", type=int, default=3000, metavar="N", help="pictures of one object to classify")
     add("--seed", type=int, default=0)
