@@ -12,9 +12,7 @@ An interrupted run goes on where it stopped when the same command is given again
 """
 
 import argparse
-import os
 import sys
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -28,7 +26,7 @@ from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.teacher import PrecomputeReport
 from gridclip.predictor import Predictor
 from gridclip.vild import ViLD, precompute_proposals
-from precompute_image_embeddings import load_dataset
+from precomputing import device_of_rank, finish, join_process_group, load_dataset
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -51,7 +49,7 @@ def load_detector(args: argparse.Namespace) -> Predictor:
     """Raises ValueError if the weights leave a part of the detector untrained, or it is no ViLD."""
     device = args.device
     if device is None and dist.is_initialized() and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = device_of_rank("cuda")
     predictor = Predictor(args.config_file, args.weights, overrides=args.opts, device=device)
     if not isinstance(predictor.model, ViLD):
         raise ValueError(f"{args.config_file} describes no ViLD, so no region proposal network.")
@@ -75,19 +73,12 @@ def print_summary(store: ProposalStore, reports: list[PrecomputeReport]) -> None
         f"  this run: {encoded} images in {seconds:.1f} s, {encoded / seconds:.1f} images/s\n"
         f"  {store.counts.sum()} proposals, {store.counts.sum() / max(done, 1):.1f} an image"
     )
-    failures = [failure for report in reports for failure in report.failures]
-    if failures:
-        print(f"{len(failures)} images failed; mend them and run the same again:", file=sys.stderr)
-    for failure in failures:
-        print(f"  {failure.image_id} {failure.file_name}: {failure.reason}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 if the store is complete."""
     args = argument_parser().parse_args(argv)
-    if int(os.getenv("WORLD_SIZE", "1")) > 1:
-        # Days, as ranks wait for the slowest one at the end: torchrun would stop it otherwise.
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
+    join_process_group()
     try:
         predictor = load_detector(args)
         cfg = predictor.cfg
@@ -110,13 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    reports = comm.all_gather(report)
-    store = ProposalStore(output)
-    if comm.is_main_process():
-        print_summary(store, reports)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return 1 if len(store.pending()) else 0
+    return finish(ProposalStore(output), report, print_summary)
 
 
 if __name__ == "__main__":

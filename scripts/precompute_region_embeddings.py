@@ -13,7 +13,6 @@ import argparse
 import sys
 
 import torch
-import torch.distributed as dist
 from detectron2.utils import comm
 
 from gridclip.data.array_store import StoreError
@@ -21,7 +20,7 @@ from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.region_store import RegionStore
 from gridclip.data.region_teacher import precompute_region_embeddings
 from gridclip.data.teacher import PrecomputeReport
-from precompute_image_embeddings import join_process_group, load_dataset, print_failures
+from precomputing import device_of_rank, finish, join_process_group, load_dataset
 
 LVIS_IMAGES, LVIS_PROPOSALS = 100_170, 300  # lvis_v1_train, and what ViLD embeds of each
 GRIDCLIP_VECTORS = 2  # the whole picture and its mirror image
@@ -67,13 +66,12 @@ def print_summary(store: RegionStore, reports: list[PrecomputeReport]) -> None:
         f"{scale}\n  GridCLIP's image-embedding store for it, {GRIDCLIP_VECTORS} vectors an image: "
         f"{gridclip_bytes / 1e9:.2f} GB"
     )
-    print_failures(reports)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 if the store is complete."""
     args = argument_parser().parse_args(argv)
-    device = join_process_group(args.device)
+    join_process_group()
     try:
         report = precompute_region_embeddings(
             ProposalStore.open(args.proposals),
@@ -82,20 +80,14 @@ def main(argv: list[str] | None = None) -> int:
             args.clip,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
-            device=device,
+            device=device_of_rank(args.device),
             rank=comm.get_rank(),
             world=comm.get_world_size(),
             progress=comm.is_main_process(),
         )
     except (StoreError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    reports = comm.all_gather(report)
-    store = RegionStore(args.output)
-    if comm.is_main_process():
-        print_summary(store, reports)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return 1 if len(store.pending()) else 0
+    return finish(RegionStore(args.output), report, print_summary)
 
 
 if __name__ == "__main__":
