@@ -9,8 +9,8 @@ from gridclip.clip_checkpoint import read_clip_checkpoint
 from gridclip.data.shapes import AXES, load_world
 from gridclip.evaluation import read_results
 from gridclip.evaluation import report as html
-from gridclip.evaluation.results import replacing
 from gridclip.experiments.grid import duration
+from gridclip.files import replacing
 
 _STAGES = {
     "data": "Pictures and annotations generated",

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from gridclip.data.shapes import ALL_NAMES
-from gridclip.evaluation.results import write_json
+from gridclip.files import write_json
 from gridclip.predictor import Predictor
 
 _BEST = 6  # pictures of each word

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
 from gridclip.data.shapes import AXES, generate_shapes
-from gridclip.evaluation.results import replacing
+from gridclip.files import replacing
 
 _CELL, _COLUMNS, _ROWS = 320, 6, 4
 

@@ -25,7 +25,8 @@ from gridclip.clip_checkpoint import load_clip
 from gridclip.data.region_teacher import encode_regions, region_inputs
 from gridclip.data.teacher import clip_inputs, encode_images
 from gridclip.data.windows import windows
-from gridclip.evaluation.results import git_commit, versions, write_json
+from gridclip.evaluation.results import git_commit, versions
+from gridclip.files import write_json
 
 LVIS_TRAIN_IMAGES = 100_170
 HEIGHT, WIDTH = 480, 640

@@ -35,7 +35,8 @@ from tqdm import tqdm
 
 from gridclip.clip_checkpoint import CLIP_RESNETS
 from gridclip.data.teacher import encode_images
-from gridclip.evaluation.results import git_commit, versions, write_json
+from gridclip.evaluation.results import git_commit, versions
+from gridclip.files import write_json
 from gridclip.text import TextEmbeddings
 
 CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_1x.py"

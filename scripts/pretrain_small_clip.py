@@ -30,7 +30,8 @@ from gridclip.clip_checkpoint import load_clip, sha256_of_file
 from gridclip.data.shapes import ALL_NAMES, CaptionedShapes
 from gridclip.data.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
 from gridclip.data.teacher import encode_images
-from gridclip.evaluation.results import git_commit, replacing, versions, write_json
+from gridclip.evaluation.results import git_commit, versions
+from gridclip.files import replacing, write_json
 from gridclip.text.encoder import encode_prompts
 
 # With a text width of 64, the least for one head, the token table is most of the file.

@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 
 from gridclip.data.shapes import generate_shapes
 from gridclip.evaluation import read_results
-from gridclip.evaluation.results import write_json
 from gridclip.experiments import (
     ChangedError,
     Task,
@@ -30,6 +29,7 @@ from gridclip.experiments import (
     run_tasks,
     summarise,
 )
+from gridclip.files import write_json
 from gridclip.text import TextEmbeddings
 
 ROOT = Path(__file__).resolve().parents[1]

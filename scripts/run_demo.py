@@ -30,9 +30,10 @@ from demo_words import search_pictures
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
-from gridclip.evaluation.results import nan_to_none, write_json
+from gridclip.evaluation.results import nan_to_none
 from gridclip.experiments import ChangedError, LoggedCommand, TaskRecord, run_identity
 from gridclip.experiments.grid import duration
+from gridclip.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "projects/GridCLIP/configs/laptop/gridclip.py"

@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from torchvision.datasets.folder import is_image_file
 from tqdm import tqdm
 
-from gridclip.evaluation.results import replacing, write_json
+from gridclip.files import replacing, write_json
 from gridclip.predictor import Predictor, read_picture
 from gridclip.text.names import DATASETS
 

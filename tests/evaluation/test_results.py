@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gridclip.evaluation import read_results, write_results
 from gridclip.evaluation import results as results_module
+from gridclip.files import replacing
 
 METRICS = {"bbox": {"AP": 12.5, "AP50": 100 / 3, "AP_novel": math.nan}}
 
@@ -144,7 +145,7 @@ def test_a_file_is_replaced_never_overwritten(dataset, tmp_path):
     assert (tmp_path / "link").read_text() == before
     assert read_results(path)["metrics"] == {"bbox": {"AP": 1.0}}
 
-    with pytest.raises(KeyboardInterrupt), results_module.replacing(path) as partial:
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
     assert read_results(path)["metrics"] == {"bbox": {"AP": 1.0}}

@@ -19,6 +19,8 @@ from iopath.common.file_io import PathHandler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gridclip.files import replacing
+
 CLIP_PREFIX = "clip://"
 RANDOM_PREFIX = "random-clip://"
 
@@ -303,9 +305,8 @@ def write_random_clip_archive(
     inputs = {"encode_image": image, "encode_text": text, "forward": (image, text)}
     with torch.no_grad():
         archive = torch.jit.trace_module(model, inputs, check_trace=False)
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    archive.save(temporary)
-    os.replace(temporary, path)
+    with replacing(Path(path)) as partial:
+        archive.save(os.fspath(partial))
 
 
 @torch.no_grad()

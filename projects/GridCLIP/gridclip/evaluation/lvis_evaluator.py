@@ -11,7 +11,9 @@ from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.logger import create_small_table
 from lvis import LVIS, LVISEval, LVISResults
 
-from .results import nan_to_none, write_json
+from gridclip.files import write_json
+
+from .results import nan_to_none
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from gridclip.files import replacing
+
 from .lvis_evaluator import contiguous_category_ids
-from .results import replacing
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)

@@ -5,8 +5,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -19,6 +18,7 @@ from detectron2.utils.registry import _convert_target_to_string
 from omegaconf import OmegaConf
 
 from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.files import write_json
 
 _FIELDS = {
     "metrics": dict,
@@ -126,26 +126,6 @@ def read_results(path: str | os.PathLike) -> dict:
     for group in record["metrics"].values():
         group.update({name: math.nan for name, value in group.items() if value is None})
     return record
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, with its suffix, that replaces it once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value, indent: int | None = None) -> None:
-    """Write strict JSON atomically. Raises ValueError for nan and infinity."""
-    with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8"
-        )
 
 
 def nan_to_none(value):

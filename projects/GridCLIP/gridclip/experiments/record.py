@@ -12,7 +12,8 @@ from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
 from gridclip.clip_checkpoint import read_clip_checkpoint, sha256_of_file
-from gridclip.evaluation.results import jsonable_config, write_json
+from gridclip.evaluation.results import jsonable_config
+from gridclip.files import write_json
 
 _HEARTBEAT_SECONDS = 5.0
 

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from matplotlib.figure import Figure
 
-from gridclip.evaluation.results import replacing
+from gridclip.files import replacing
 
 METRICS = ("AP", "AP50", "APr", "APc", "APf")
 AXIS_PREFIX = "APr_"

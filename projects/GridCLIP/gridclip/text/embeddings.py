@@ -13,6 +13,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from gridclip.files import replacing
+
 _HEADER_FIELDS = ("names", "templates", "clip_model", "clip_sha256")
 _HOW_TO_WRITE = "Write it anew with scripts/precompute_text_embeddings.py."
 _UNIT_NORM_TOLERANCE = 1e-4
@@ -60,18 +62,12 @@ class TextEmbeddings:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one safetensors file; a file that is there is replaced only once all is written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {field: json.dumps(getattr(self, field)) for field in _HEADER_FIELDS}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(Path(path)) as partial:
             # safetensors' own save_file makes a file that only its owner can read.
-            temporary.write_bytes(
+            partial.write_bytes(
                 to_safetensors({"embeddings": self.embeddings.contiguous()}, metadata)
             )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TextEmbeddings":

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from gridclip.data.datasets import register_base_split
+from gridclip.files import replacing
 
 from .drawing import render
 from .scenes import BLOCK, COMMON_IMAGES_PER_BLOCK, RARE_IMAGES_PER_BLOCK, Scene, build_scene
@@ -98,7 +98,8 @@ def generate_shapes(
     for split in scenes:
         json_files[split] = Path(root) / f"shapes_{world}_{split}.json"
         text = json.dumps(_lvis_json(world, split, scenes[split], size, categories)).encode()
-        _write(json_files[split], text)
+        with replacing(json_files[split]) as partial_file:
+            partial_file.write_bytes(text)
         annotations.update(text)
     both = hashlib.sha256(annotations.digest() + pixels.digest())
     return GeneratedShapes(json_files, annotations.hexdigest(), both.hexdigest(), drawn)
@@ -266,7 +267,7 @@ def _build_and_write(
     pixels = _read(path, recipe)
     if missing := pixels is None:
         pixels = render(scene, size)
-        with _replacing(path) as partial_file:
+        with replacing(path) as partial_file:
             info = PngImagePlugin.PngInfo()
             info.add_text("recipe", recipe)
             Image.fromarray(pixels).save(partial_file, "PNG", pnginfo=info, compress_level=3)
@@ -294,22 +295,3 @@ def _mapper(num_workers: int) -> Iterator:
         return
     with multiprocessing.Pool(num_workers) as pool:
         yield partial(pool.imap, chunksize=16)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator:
-    """A binary file that replaces ``path`` once all is written."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as file:
-        try:
-            yield file
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _write(path: Path, content: bytes) -> None:
-    with _replacing(path) as file:
-        file.write(content)

@@ -1,0 +1,27 @@
+"""Files that are whole or absent: written beside their place, then moved there."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, with its suffix, that replaces it once all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value, indent: int | None = None) -> None:
+    """Write strict JSON atomically. Raises ValueError for nan and infinity."""
+    with replacing(path) as partial:
+        partial.write_text(
+            json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8"
+        )
