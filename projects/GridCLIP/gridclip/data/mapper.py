@@ -42,7 +42,19 @@ _REFUSED = {
 }
 
 
-class GridCLIPDatasetMapper(DatasetMapper):
+class AnnotatedDatasetMapper(DatasetMapper):
+    """detectron2's mapper; in training it refuses a record without annotations.
+
+    A record without objects has empty ones.
+    """
+
+    def __call__(self, dataset_dict):
+        if self.is_train and "annotations" not in dataset_dict:
+            raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
+        return super().__call__(dataset_dict)
+
+
+class GridCLIPDatasetMapper(AnnotatedDatasetMapper):
     """detectron2's mapper; in training it adds to its output
 
     * ``image_embeddings``: (V, D) float32 of the picture as augmented, mirrored or not, and
@@ -69,7 +81,7 @@ class GridCLIPDatasetMapper(DatasetMapper):
             image_embeddings: folder of a complete :class:`EmbeddingStore`; for training only.
 
         Raises:
-            EmbeddingStoreError: the store is missing, incomplete, or lacks the mirrored pictures
+            StoreError: the store is missing, incomplete, or lacks the mirrored pictures
                 that ``augmentations`` need.
             ValueError: an augmentation changes what the picture shows, so that no embedding of the
                 store would fit it.
@@ -82,11 +94,6 @@ class GridCLIPDatasetMapper(DatasetMapper):
             flips = any([_flips(aug) for aug in single_augmentations(self.augmentations)])
             self.store = EmbeddingStore.open(image_embeddings)
             self.store.check(mirror=flips)
-
-    def __call__(self, dataset_dict):
-        if self.is_train:
-            check_annotated(dataset_dict)
-        return super().__call__(dataset_dict)
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
@@ -102,12 +109,6 @@ class GridCLIPDatasetMapper(DatasetMapper):
             embeddings = self.store.lookup(dataset_dict["image_id"], mirrored=flips % 2 == 1)
             dataset_dict["image_embeddings"] = torch.from_numpy(embeddings)
             dataset_dict["image_windows"] = torch.tensor(self.store.manifest.boxes)
-
-
-def check_annotated(dataset_dict: dict) -> None:
-    """Raise a ValueError for a record without annotations: one without objects has empty ones."""
-    if "annotations" not in dataset_dict:
-        raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
 
 
 def single_augmentations(

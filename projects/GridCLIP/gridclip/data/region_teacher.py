@@ -57,8 +57,8 @@ def region_inputs(image: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     A crop is squashed to a square, as the image teacher's windows are, by torch's antialiased
     bicubic resampling. CLIP's own preprocessing uses Pillow's: on photographs the two differ by at
     most 2 of 255 levels, 0.01 on average over a crop. The exception are crops higher than ``n``
-    with Pillow 13, which shrinks some of them along the columns first, where earlier versions and
-    torch begin with the rows; both clip to 0..255 in between. Single pixels at hard edges then
+    with Pillow 13, which shrinks some of them along the columns first, where torch begins with the
+    rows; both clip to 0..255 in between. Single pixels at hard edges then
     differ by up to 20 levels, 0.3 on average.
 
     Args:

@@ -2,11 +2,10 @@
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes
 
-from gridclip.data.mapper import KEEP_PICTURE, check_annotated, single_augmentations
+from gridclip.data.mapper import KEEP_PICTURE, AnnotatedDatasetMapper, single_augmentations
 from gridclip.data.region_store import RegionStore
 
 # A region is dropped when an augmentation leaves less of it in the picture: its stored embedding
@@ -32,7 +31,7 @@ _REFUSED = {
 }
 
 
-class ViLDDatasetMapper(DatasetMapper):
+class ViLDDatasetMapper(AnnotatedDatasetMapper):
     """detectron2's mapper; in training it adds to its output, if a store is given,
 
     * ``region_boxes``: (M, 4) float32, XYXY in pixels of ``image``, clipped to it, and
@@ -73,11 +72,6 @@ class ViLDDatasetMapper(DatasetMapper):
             for augmentation in single_augmentations(self.augmentations):
                 _check_keeps_regions(augmentation)
             self.store = RegionStore.open(region_embeddings)
-
-    def __call__(self, dataset_dict):
-        if self.is_train:
-            check_annotated(dataset_dict)
-        return super().__call__(dataset_dict)
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
