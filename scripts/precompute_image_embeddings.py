@@ -13,7 +13,8 @@ import sys
 import torch
 from detectron2.utils import comm
 
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.teacher import PrecomputeReport, precompute_image_embeddings
 from gridclip.data.windows import WINDOW_SETS
 from precomputing import device_of_rank, finish, join_process_group, load_dataset
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             world=comm.get_world_size(),
             progress=comm.is_main_process(),
         )
-    except (EmbeddingStoreError, FileNotFoundError) as error:
+    except (StoreError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     return finish(EmbeddingStore(args.output), report, print_summary)
 

@@ -87,6 +87,12 @@ def tiny_clip(make_clip) -> Path:
 
 
 @pytest.fixture(scope="session")
+def archive(make_clip) -> Path:
+    """The archive of a very small CLIP whose embeddings are 48 wide."""
+    return make_clip(embed_dim=48, vision_width=16)
+
+
+@pytest.fixture(scope="session")
 def laptop_clip(tmp_path_factory) -> Path:
     """The laptop world's CLIP with random weights: what it knows is not what is tested."""
     from pretrain_small_clip import build_model, save

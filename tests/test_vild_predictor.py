@@ -4,15 +4,11 @@ import json
 
 import pytest
 import torch
-from detectron2.config import LazyConfig
 from PIL import Image
 
 import demo
-from gridclip.engine import GridCLIPCheckpointer
-from gridclip.engine.prepare import prepare_text_embeddings
-from gridclip.engine.train import build_model
 from gridclip.predictor import Predictor
-from world import NAMES, tiny_vild_config
+from world import NAMES, save_untrained_vild
 
 WORDS = ["blue thing", "kite", "red thing"]
 
@@ -20,13 +16,7 @@ WORDS = ["blue thing", "kite", "red thing"]
 @pytest.fixture(scope="module")
 def folder(world, tiny_clip, tmp_path_factory):
     """config.yaml and detector.pth of a ViLD-ensemble."""
-    folder = tmp_path_factory.mktemp("vild")
-    cfg = tiny_vild_config("ensemble", world, tiny_clip, folder / "output")
-    LazyConfig.save(cfg, str(folder / "config.yaml"))
-    prepare_text_embeddings(cfg)
-    torch.manual_seed(0)
-    GridCLIPCheckpointer(build_model(cfg), str(folder)).save("detector")
-    return folder
+    return save_untrained_vild("ensemble", world, tiny_clip, tmp_path_factory.mktemp("vild"))
 
 
 @pytest.fixture

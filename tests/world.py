@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_lvis_json
 from PIL import Image
 
 from gridclip.data import register_base_split
+from gridclip.engine import GridCLIPCheckpointer
+from gridclip.engine.prepare import prepare_text_embeddings
+from gridclip.engine.train import build_model
 
 CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis"
 COLORS = {1: (220, 40, 40), 2: (40, 200, 60), 3: (50, 80, 230)}
@@ -104,6 +108,16 @@ def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: 
     elif variant == "ensemble":
         cfg.model.roi_heads.image_head = "${.box_head}"
     return cfg
+
+
+def save_untrained_vild(variant: str, world: Path, clip_archive: Path, folder: Path) -> Path:
+    """Writes config.yaml and detector.pth, as a training would leave them; returns the folder."""
+    cfg = tiny_vild_config(variant, world, clip_archive, folder / "output")
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    prepare_text_embeddings(cfg)
+    torch.manual_seed(0)
+    GridCLIPCheckpointer(build_model(cfg), str(folder)).save("detector")
+    return folder
 
 
 def _on_world(name: str, world: Path, clip_archive: Path, output_dir: Path, train: dict):

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError, StoreManifest
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore, StoreManifest
 
 MANIFEST = StoreManifest(
     dataset="toy_train",
@@ -128,7 +129,7 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
     assert np.load(path / "embeddings.npy")[2].any()  # embeddings first, done bytes after them
     store = EmbeddingStore.create(path, MANIFEST)
     assert store.pending().tolist() == [2, 3]
-    with pytest.raises(EmbeddingStoreError, match="no embeddings of image id 'a/b' yet"):
+    with pytest.raises(StoreError, match="no embeddings of image id 'a/b' yet"):
         store.lookup("a/b")
     store.write([2, 3], embeddings[2:])
     assert contents(path) == contents(complete)
@@ -149,7 +150,7 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
 )
 def test_create_refuses_a_store_of_something_else(complete, change, message):
     before = contents(complete)
-    with pytest.raises(EmbeddingStoreError, match=f"(?s){message}.*Delete that folder or choose"):
+    with pytest.raises(StoreError, match=f"(?s){message}.*Delete that folder or choose"):
         EmbeddingStore.create(complete, replace(MANIFEST, **change))
     assert contents(complete) == before
 
@@ -157,7 +158,7 @@ def test_create_refuses_a_store_of_something_else(complete, change, message):
 def test_create_leaves_a_foreign_folder_alone(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("precious")
-    with pytest.raises(EmbeddingStoreError, match="no image-embedding store at .*thesis"):
+    with pytest.raises(StoreError, match="no image-embedding store at .*thesis"):
         EmbeddingStore.create(tmp_path / "thesis", MANIFEST)
     assert contents(tmp_path / "thesis") == {"chapter1": b"precious"}
     assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
@@ -180,16 +181,16 @@ def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_missing_store_names_folder_and_command(tmp_path):
-    with pytest.raises(EmbeddingStoreError, match="scripts/precompute_image_embeddings.py") as info:
+    with pytest.raises(StoreError, match="scripts/precompute_image_embeddings.py") as info:
         EmbeddingStore.open(tmp_path / "nowhere")
     assert f"--output {tmp_path / 'nowhere'}" in str(info.value)
 
 
 def test_incomplete_store_names_first_missing_image_and_command(tmp_path, embeddings):
     EmbeddingStore.create(tmp_path / "s", MANIFEST).write([0, 2, 3], embeddings[[0, 2, 3]])
-    with pytest.raises(EmbeddingStoreError, match=r"3 of 4 rows.*missing one is image id 3\."):
+    with pytest.raises(StoreError, match=r"3 of 4 rows.*missing one is image id 3\."):
         EmbeddingStore.open(tmp_path / "s")
-    with pytest.raises(EmbeddingStoreError) as info:
+    with pytest.raises(StoreError) as info:
         EmbeddingStore.open(tmp_path / "s")
     assert f"--dataset toy_train --clip CLIP --output {tmp_path / 's'} --windows halves\n" in str(
         info.value
@@ -204,16 +205,16 @@ def truncate(path, file, size):
 @pytest.mark.parametrize("file", ["embeddings.npy", "done.npy"])
 def test_damaged_arrays_are_refused(complete, file, writable):
     truncate(complete, file, 1)
-    with pytest.raises(EmbeddingStoreError, match=f"(?s){complete}.*{file}.*delete.*--output"):
+    with pytest.raises(StoreError, match=f"(?s){complete}.*{file}.*delete.*--output"):
         EmbeddingStore(complete, writable=writable)
     np.save(complete / file, np.zeros((4, 2), np.float16))
-    with pytest.raises(EmbeddingStoreError, match=rf"{file} is float16 \(4, 2\), its manifest"):
+    with pytest.raises(StoreError, match=rf"{file} is float16 \(4, 2\), its manifest"):
         EmbeddingStore(complete, writable=writable)
     np.save(complete / file, np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(EmbeddingStoreError, match=file):
+    with pytest.raises(StoreError, match=file):
         EmbeddingStore(complete, writable=writable)
     (complete / file).unlink()
-    with pytest.raises(EmbeddingStoreError, match=file):
+    with pytest.raises(StoreError, match=file):
         EmbeddingStore(complete, writable=writable)
 
 
@@ -236,24 +237,24 @@ def test_odd_manifests_are_refused(complete, change, message):
     manifest = json.loads((complete / "manifest.json").read_text())
     change(manifest)
     (complete / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(EmbeddingStoreError, match=f"(?s)manifest.json.*({message}).*Delete"):
+    with pytest.raises(StoreError, match=f"(?s)manifest.json.*({message}).*Delete"):
         EmbeddingStore.open(complete)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "null", '{"version": 1'])
 def test_no_manifest_at_all(complete, text):
     (complete / "manifest.json").write_text(text)
-    with pytest.raises(EmbeddingStoreError, match="manifest.json is no manifest"):
+    with pytest.raises(StoreError, match="manifest.json is no manifest"):
         EmbeddingStore.open(complete)
 
 
 def test_lookup_names_what_is_not_there(complete, tmp_path):
     store = EmbeddingStore.open(complete)
-    with pytest.raises(EmbeddingStoreError, match="holds no image id '7'"):
+    with pytest.raises(StoreError, match="holds no image id '7'"):
         store.lookup("7")
     plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
     plain.write(range(4), np.ones(plain.manifest.shape))
-    with pytest.raises(EmbeddingStoreError, match="no mirrored images") as info:
+    with pytest.raises(StoreError, match="no mirrored images") as info:
         plain.lookup(7, mirrored=True)
     assert "--no-mirror" not in str(info.value)
 
@@ -264,7 +265,7 @@ def test_values_that_are_not_finite_are_not_handed_out(complete):
     np.save(complete / "embeddings.npy", array)
     store = EmbeddingStore.open(complete)
     assert np.isfinite(store.lookup(3)).all()
-    with pytest.raises(EmbeddingStoreError, match="image id 3 are not finite; delete the folder"):
+    with pytest.raises(StoreError, match="image id 3 are not finite; delete the folder"):
         store.lookup(3, mirrored=True)
 
 
@@ -294,20 +295,20 @@ def test_check_accepts_what_fits_and_names_what_does_not(complete):
     store = EmbeddingStore.open(complete)
     store.check()
     store.check(image_ids=[12, 7], teacher_sha256="ab" * 32, dim=5, windows="halves", mirror=True)
-    with pytest.raises(EmbeddingStoreError, match="lacks 2 images, the first is id 4"):
+    with pytest.raises(StoreError, match="lacks 2 images, the first is id 4"):
         store.check(image_ids=[7, 4, 5])
-    with pytest.raises(EmbeddingStoreError, match="teacher_sha256 is 'abab.*', not 'cd'"):
+    with pytest.raises(StoreError, match="teacher_sha256 is 'abab.*', not 'cd'"):
         store.check(teacher_sha256="cd")
-    with pytest.raises(EmbeddingStoreError, match="dim is 5, not 8; its windows is 'halves'"):
+    with pytest.raises(StoreError, match="dim is 5, not 8; its windows is 'halves'"):
         store.check(dim=8, windows="whole")
-    with pytest.raises(EmbeddingStoreError, match="--windows whole"):
+    with pytest.raises(StoreError, match="--windows whole"):
         store.check(windows="whole")
 
 
 def test_check_mirror(tmp_path):
     store = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
     store.check(mirror=False)
-    with pytest.raises(EmbeddingStoreError, match="no mirrored images"):
+    with pytest.raises(StoreError, match="no mirrored images"):
         store.check(mirror=True)
 
 

@@ -11,7 +11,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError, StoreManifest
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore, StoreManifest
 from gridclip.data.mapper import GridCLIPDatasetMapper
 
 MANIFEST = StoreManifest(
@@ -216,22 +217,22 @@ def test_allowed_augmentations(plain_store, record):
     [T.RandomFlip(), T.HFlipTransform(40), T.RandomApply(T.AugmentationList([T.RandomFlip()]))],
 )
 def test_flips_need_mirrored_embeddings(plain_store, flip):
-    with pytest.raises(EmbeddingStoreError, match="no mirrored images") as info:
+    with pytest.raises(StoreError, match="no mirrored images") as info:
         mapper(plain_store, *ALLOWED, flip)
     assert "precompute_image_embeddings.py" in str(info.value)
     assert "--no-mirror" not in str(info.value)
 
 
 def test_a_missing_or_incomplete_store_is_an_error_at_once(tmp_path):
-    with pytest.raises(EmbeddingStoreError, match=f"(?s){tmp_path}.*precompute_image_embeddings"):
+    with pytest.raises(StoreError, match=f"(?s){tmp_path}.*precompute_image_embeddings"):
         mapper(str(tmp_path / "nowhere"))
     EmbeddingStore.create(tmp_path / "begun", MANIFEST)
-    with pytest.raises(EmbeddingStoreError, match="0 of 2 rows are done.*image id 4"):
+    with pytest.raises(StoreError, match="0 of 2 rows are done.*image id 4"):
         mapper(str(tmp_path / "begun"))
 
 
 def test_an_image_that_is_not_in_the_store_is_named(store, record):
-    with pytest.raises(EmbeddingStoreError, match="holds no image id 5"):
+    with pytest.raises(StoreError, match="holds no image id 5"):
         mapper(store)(record | dict(image_id=5))
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from drawings import random_image
 from gridclip.clip_checkpoint import load_clip
 from gridclip.data import region_teacher
 from gridclip.data.array_store import StoreError
@@ -35,11 +36,6 @@ CROPS = [
 
 
 @pytest.fixture(scope="module")
-def archive(make_clip):
-    return make_clip(embed_dim=48, vision_width=16)
-
-
-@pytest.fixture(scope="module")
 def model(archive):
     return load_clip(archive)[0]
 
@@ -49,12 +45,6 @@ def weights_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(region_teacher, "load_clip", lru_cache(load_clip))
         yield
-
-
-def random_image(height, width, seed):
-    """Smooth random colours, so that no two parts look alike: (H, W, 3) uint8."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
 
 
 def to_tensor(image):

@@ -7,18 +7,15 @@ import torch
 import torchvision.transforms as tv
 from PIL import Image
 
+from drawings import random_image
 from gridclip.clip_checkpoint import load_clip, write_random_clip_archive
 from gridclip.data import teacher
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.teacher import clip_inputs, encode_images, precompute_image_embeddings
 from gridclip.data.windows import windows
 
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
-
-
-@pytest.fixture(scope="module")
-def archive(make_clip):
-    return make_clip(embed_dim=48, vision_width=16)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +28,6 @@ def weights_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher, "load_clip", lru_cache(load_clip))
         yield
-
-
-def random_image(height, width, seed):
-    """Smooth random colours, so that no two parts look alike: (H, W, 3) uint8."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
 
 
 @pytest.fixture
@@ -188,7 +179,7 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
     with pytest.raises(KeyboardInterrupt):
         precompute(records, tmp_path / "resumed", archive, batch_size=1)
     monkeypatch.undo()
-    with pytest.raises(EmbeddingStoreError, match="3 of 6 rows are done"):
+    with pytest.raises(StoreError, match="3 of 6 rows are done"):
         EmbeddingStore.open(tmp_path / "resumed")
     assert precompute(records, tmp_path / "resumed", archive, batch_size=1).encoded == 3
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
@@ -226,7 +217,7 @@ def test_bad_pictures_are_named_and_the_rest_goes_on(records, tmp_path, archive,
     reasons = [failure.reason for failure in report.failures]
     assert "UnidentifiedImageError" in reasons[1] and "FileNotFoundError" in reasons[2]
     assert "got (41, 33), expect (42, 33)" in reasons[3]
-    with pytest.raises(EmbeddingStoreError, match="2 of 6 rows.*image id 101"):
+    with pytest.raises(StoreError, match="2 of 6 rows.*image id 101"):
         EmbeddingStore.open(tmp_path / "store")
 
     for i, data in good.items():
@@ -252,16 +243,16 @@ def test_a_store_of_another_teacher_is_refused(records, tmp_path, archive):
     precompute(records, tmp_path / "store", archive)
     sizes = dict(embed_dim=48, image_resolution=64, vision_layers=(1, 1, 1, 1), vision_width=16)
     write_random_clip_archive(tmp_path / "other.pt", **sizes, **TEXT, seed=1)
-    with pytest.raises(EmbeddingStoreError, match="teacher .*teacher_sha256"):
+    with pytest.raises(StoreError, match="teacher .*teacher_sha256"):
         precompute(records, tmp_path / "store", tmp_path / "other.pt")
-    with pytest.raises(EmbeddingStoreError, match="image_ids"):
+    with pytest.raises(StoreError, match="image_ids"):
         precompute(records[::-1], tmp_path / "store", archive)
 
 
 def test_a_dataset_with_repeated_or_no_images_is_refused(records, tmp_path, archive):
-    with pytest.raises(EmbeddingStoreError, match="twice"):
+    with pytest.raises(StoreError, match="twice"):
         precompute(records + records[:1], tmp_path / "store", archive)
-    with pytest.raises(EmbeddingStoreError, match="no images"):
+    with pytest.raises(StoreError, match="no images"):
         precompute([], tmp_path / "store", archive)
     assert not (tmp_path / "store").exists()
 

@@ -4,7 +4,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.env import seed_all_rng
 
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
 from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
 from gridclip.engine.train import build_model, build_optimizer
@@ -154,7 +155,7 @@ def test_stale_precomputed_files_are_refused(world_config, tmp_path):
     with pytest.raises(ValueError, match="categories"):
         prepare_text_embeddings(cfg)
     cfg.clip.windows = "tiles9"
-    with pytest.raises(EmbeddingStoreError, match="windows"):
+    with pytest.raises(StoreError, match="windows"):
         prepare_image_embeddings(cfg)
 
 

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -8,48 +7,18 @@ import time
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from PIL import Image
 
 import precompute_image_embeddings as script
-from gridclip.data.embedding_store import EmbeddingStore, EmbeddingStoreError
+from drawings import make_lvis_root
+from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 
-
-@pytest.fixture(scope="module")
-def archive(make_clip):
-    return make_clip(embed_dim=48, vision_width=16)
-
-
-def make_root(root):
-    """A DETECTRON2_DATASETS root whose lvis_v1_train has twelve small pictures."""
-    images = []
-    (root / "coco" / "train2017").mkdir(parents=True)
-    (root / "lvis").mkdir()
-    for image_id in range(1, 13):
-        pixels = np.random.default_rng(image_id).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "coco" / "train2017" / f"{image_id:012}.jpg")
-        url = f"http://images.cocodataset.org/train2017/{image_id:012}.jpg"
-        images.append(dict(id=image_id, height=30, width=40, coco_url=url))
-    annotations = dict(images=images, annotations=[], categories=[dict(id=1, name="cat")])
-    (root / "lvis" / "lvis_v1_train.json").write_text(json.dumps(annotations))
-    return root
+IDS = range(1, 13)
 
 
 @pytest.fixture
 def root(tmp_path):
-    return make_root(tmp_path / "datasets")
-
-
-@pytest.fixture
-def dataset(root, request):
-    """The same pictures under a name of their own, for this process."""
-    name = f"toy_{request.node.name}"
-    records = [
-        dict(file_name=str(file), image_id=int(file.stem), height=30, width=40)
-        for file in sorted((root / "coco" / "train2017").iterdir())
-    ]
-    DatasetCatalog.register(name, lambda: records)
-    yield name
-    DatasetCatalog.remove(name)
+    return make_lvis_root(tmp_path / "datasets", IDS)
 
 
 def arguments(dataset, archive, output, *more):
@@ -76,7 +45,7 @@ def run(root, *args, **kwargs):
 def uninterrupted(archive, tmp_path_factory):
     """Store of lvis_v1_train; made by a process of its own, as bits depend on its threads."""
     path = tmp_path_factory.mktemp("uninterrupted")
-    result = run(make_root(path / "datasets"), archive, path / "store")
+    result = run(make_lvis_root(path / "datasets", IDS), archive, path / "store")
     assert result.returncode == 0, result.stderr
     return path / "store"
 
@@ -111,7 +80,7 @@ def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
     printed = capsys.readouterr()
     assert "11 of 12 images done" in printed.out
     assert "1 images failed" in printed.err and f"  5 {damaged}: " in printed.err
-    with pytest.raises(EmbeddingStoreError, match="missing one is image id 5"):
+    with pytest.raises(StoreError, match="missing one is image id 5"):
         EmbeddingStore.open(tmp_path / "store")
     damaged.write_bytes(data)
     assert script.main(options) == 0

@@ -14,24 +14,18 @@ from gridclip.data.proposal_store import ProposalStore
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
-from world import tiny_config, tiny_vild_config
+from world import save_untrained_vild, tiny_config
 
 
 @pytest.fixture(scope="module")
 def run_folder(world, tiny_clip, tmp_path_factory):
-    """text.yaml and detector.pth: what a training leaves."""
-    folder = tmp_path_factory.mktemp("run")
-    cfg = tiny_vild_config("text", world, tiny_clip, folder / "output")
-    LazyConfig.save(cfg, str(folder / "text.yaml"))
-    prepare_text_embeddings(cfg)
-    torch.manual_seed(0)
-    GridCLIPCheckpointer(build_model(cfg), str(folder)).save("detector")
-    return folder
+    """config.yaml and detector.pth: what a training leaves."""
+    return save_untrained_vild("text", world, tiny_clip, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
 def arguments(run_folder, tmp_path):
-    files = ["--config-file", run_folder / "text.yaml", "--weights", run_folder / "detector.pth"]
+    files = ["--config-file", run_folder / "config.yaml", "--weights", run_folder / "detector.pth"]
     options = ["--output", tmp_path / "proposals", "--max-proposals", 5, "--num-workers", 0]
     return [str(argument) for argument in files + options]
 
@@ -125,7 +119,7 @@ def test_two_ranks_fill_one_store(arguments, run_folder, world, tmp_path):
         "from pathlib import Path\nfrom detectron2.config import LazyConfig\n"
         "from world import register_world\n"
         f"register_world(Path({str(world)!r}), Path({str(world / 'annotations.json')!r}))\n"
-        f"cfg = LazyConfig.load({str(run_folder / 'text.yaml')!r})\n"
+        f"cfg = LazyConfig.load({str(run_folder / 'config.yaml')!r})\n"
         "model, clip, dataloader, train = cfg.model, cfg.clip, cfg.dataloader, cfg.train\n"
     )
     changed = replaced(arguments, "--config-file", config)

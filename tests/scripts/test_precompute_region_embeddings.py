@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -7,21 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog
-from PIL import Image
 
 import precompute_region_embeddings as script
+from drawings import make_lvis_root
 from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 from gridclip.data.region_store import RegionManifest, RegionStore
 from gridclip.data.teacher import PrecomputeReport
 
 IDS = tuple(range(1, 9))
-
-
-@pytest.fixture(scope="module")
-def archive(make_clip):
-    return make_clip(embed_dim=48, vision_width=16)
 
 
 def make_proposals(path, seed=0, counts=(2, 2, 2, 2, 2, 2, 2, 2)):
@@ -37,16 +30,7 @@ def make_proposals(path, seed=0, counts=(2, 2, 2, 2, 2, 2, 2, 2)):
 
 def make_root(root):
     """A DETECTRON2_DATASETS root whose lvis_v1_train has eight small pictures, with proposals."""
-    images = []
-    (root / "coco" / "train2017").mkdir(parents=True)
-    (root / "lvis").mkdir()
-    for image_id in IDS:
-        pixels = np.random.default_rng(image_id).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "coco" / "train2017" / f"{image_id:012}.jpg")
-        url = f"http://images.cocodataset.org/train2017/{image_id:012}.jpg"
-        images.append(dict(id=image_id, height=30, width=40, coco_url=url))
-    annotations = dict(images=images, annotations=[], categories=[dict(id=1, name="cat")])
-    (root / "lvis" / "lvis_v1_train.json").write_text(json.dumps(annotations))
+    make_lvis_root(root, IDS)
     make_proposals(root / "proposals")
     return root
 
@@ -54,19 +38,6 @@ def make_root(root):
 @pytest.fixture
 def root(tmp_path):
     return make_root(tmp_path / "datasets")
-
-
-@pytest.fixture
-def dataset(root, request):
-    """The same pictures under a name of their own, for this process."""
-    name = f"toy_{request.node.name}"
-    records = [
-        dict(file_name=str(file), image_id=int(file.stem), height=30, width=40)
-        for file in sorted((root / "coco" / "train2017").iterdir())
-    ]
-    DatasetCatalog.register(name, lambda: records)
-    yield name
-    DatasetCatalog.remove(name)
 
 
 def arguments(dataset, proposals, archive, output, *more):

@@ -15,9 +15,6 @@ import numpy as np
 
 from gridclip.data.array_store import ArrayStore, Manifest, StoreError
 
-# One class for all stores: who opens several of them need not tell their errors apart.
-EmbeddingStoreError = StoreError
-
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherManifest(Manifest):
@@ -38,7 +35,7 @@ class TeacherManifest(Manifest):
     def __post_init__(self):
         super().__post_init__()
         if self.dtype != "float16":
-            raise EmbeddingStoreError(f"{self.dtype} embeddings: float16 can be read")
+            raise StoreError(f"{self.dtype} embeddings: float16 can be read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ class StoreManifest(TeacherManifest):
     def __post_init__(self):
         super().__post_init__()
         if not self.boxes:
-            raise EmbeddingStoreError("no windows")
+            raise StoreError("no windows")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -144,7 +141,7 @@ class EmbeddingStore(TeacherStore):
         """The windows' embeddings of a picture or of its mirror image: (V, D) float32.
 
         Raises:
-            EmbeddingStoreError: the store does not hold them, or they are not finite.
+            StoreError: the store does not hold them, or they are not finite.
         """
         row, num_windows = self._row(image_id), len(self.manifest.boxes)
         if mirrored and not self.manifest.mirror:
@@ -171,7 +168,7 @@ class EmbeddingStore(TeacherStore):
             mirror: whether mirrored images are needed.
 
         Raises:
-            EmbeddingStoreError: names all that does not fit.
+            StoreError: names all that does not fit.
         """
         problems = self._problems(teacher_sha256=teacher_sha256, dim=dim, windows=windows)
         if mirror and not self.manifest.mirror:

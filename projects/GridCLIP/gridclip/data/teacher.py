@@ -139,7 +139,7 @@ def precompute_image_embeddings(
         progress: whether to show a progress bar.
 
     Raises:
-        EmbeddingStoreError: the folder holds a store of something else.
+        StoreError: the folder holds a store of something else.
         ValueError: no such window set; bad weights.
     """
     boxes = window_boxes(windows)
