@@ -15,20 +15,18 @@ from detectron2.config import LazyCall as L
 from gridclip.data import ViLDDatasetMapper, novel_classes
 
 from ..common.vild_r50 import model
-from .gridclip import dataloader, lr_multiplier, optimizer, shapes, train
+from .gridclip import clip, dataloader, lr_multiplier, optimizer, shapes, train
+from .gridclip import model as _gridclip
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes")
-clip = dict(
-    weights="projects/GridCLIP/models/shapes_clip.safetensors",
-    names=os.path.join(_root, "shapes_${shapes.world}_train.json"),
-    templates="single",
-    image_dataset="shapes_${shapes.world}_train",
-    text_embeddings=os.path.join(_root, "shapes_${shapes.world}_text.safetensors"),
+clip.update(
+    windows=None,
+    image_embeddings=None,
     proposals=os.path.join(_root, "shapes_${shapes.world}_proposals"),
     region_embeddings=os.path.join(_root, "shapes_${shapes.world}_regions"),
 )
 
-model.backbone.bottom_up.update(layers=(2, 2, 2, 1), width=16, embed_dim=64, input_resolution=64)
+model.backbone.bottom_up = _gridclip.backbone.bottom_up
 model.backbone.update(out_channels=64, norm="GN")
 model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [96]]
 model.proposal_generator.update(pre_nms_topk=[300, 300], post_nms_topk=[300, 300])
@@ -36,7 +34,8 @@ model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.update(conv_dims=[64, 64, 64, 64], fc_dims=[256], conv_norm="GN")
 model.roi_heads.box_predictor.input_shape.channels = 256
 model.classifier.update(
-    embed_dim=64, novel_classes=L(novel_classes)(name="${dataloader.train.dataset.names}")
+    embed_dim=_gridclip.classifier.embed_dim,
+    novel_classes=L(novel_classes)(name="${dataloader.train.dataset.names}"),
 )
 
 dataloader.train.mapper = L(ViLDDatasetMapper)(
