@@ -1,12 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
-from gridclip.modeling import BackboneImageAlignment, GridCLIP
+from gridclip.modeling import BackboneImageAlignment, DenseScores, GridCLIP
 from gridclip.modeling.gridclip import sample_classes
 
 
@@ -156,7 +157,7 @@ def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
 
 @torch.no_grad()
 def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
-    model = tiny_gridclip(test_score_thresh=0.0).eval()
+    model = tiny_gridclip(test_score_thresh=0.0, dense_scores=None).eval()
     inputs = batch()
     ours = model(inputs)
     images, levels, predictions = fcos_predictions(model, inputs)
@@ -166,6 +167,49 @@ def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
         assert len(a) == len(b) > 50
         torch.testing.assert_close(a.scores, b.scores)
         assert torch.equal(a.pred_classes, b.pred_classes)
+
+
+@torch.no_grad()
+def test_dense_scores_are_those_of_clips_map_at_each_location(tiny_gridclip, batch):
+    """Without threshold, NMS and cut, every pair of location and category is there."""
+    model = tiny_gridclip(
+        dense_scores=DenseScores(scale=30.0, weight=0.4),
+        test_score_thresh=0.0,
+        test_nms_thresh=1.0,
+        max_detections_per_image=9999,
+    ).eval()
+    images = model.preprocess_image(batch())
+    features = model.backbone(images.tensor)
+    levels = [features[name] for name in model.head_in_features]
+    grid_features, deltas, centerness = predictions = model.head(levels)
+    found = model.forward_inference(
+        images, levels, predictions, model._dense_probabilities(features)
+    )
+
+    dense = F.normalize(model.backbone.bottom_up.dense_embeddings(features["res5"]), dim=1)
+    cosines = torch.einsum("ndhw,cd->nchw", dense, model.classifier.text_embeddings)
+    centers = Boxes.cat(model.anchor_generator(levels)).get_centers()
+    size = centers.new_tensor(images.tensor.shape[:1:-1])  # width, height
+    grid = (2 * centers / size - 1).expand(2, 1, -1, 2)
+    p = F.grid_sample(
+        (30 * cosines).softmax(dim=1), grid, padding_mode="border", align_corners=False
+    )[:, :, 0]
+    logits = model.classifier(model.head.grid_embedding(torch.cat(grid_features, dim=1)))
+    scores = (logits.sigmoid() * torch.cat(centerness, dim=1).sigmoid()).sqrt()
+    expected = (scores**0.6 * p.transpose(1, 2) ** 0.4).flatten(1)
+    for instances, scores in zip(found, expected, strict=True):
+        assert len(instances) == len(scores) > 500
+        torch.testing.assert_close(instances.scores, scores.sort(descending=True).values)
+
+
+@torch.no_grad()
+def test_a_vocabulary_of_one_name_has_no_dense_scores_to_lower_it(tiny_gridclip, batch, vocabulary):
+    changes = {"num_classes": 1, "test_score_thresh": 0.0}
+    scores = [
+        tiny_gridclip(**changes, dense_scores=dense).eval()(batch())[0]["instances"].scores
+        for dense in (None, DenseScores(scale=30.0, weight=0.4))
+    ]
+    torch.testing.assert_close(scores[1], scores[0] ** 0.6)
 
 
 @torch.no_grad()

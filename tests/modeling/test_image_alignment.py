@@ -5,7 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gridclip.modeling import BackboneImageAlignment, CLIPResNet, GridImageAlignment
+from gridclip.modeling import (
+    BackboneImageAlignment,
+    CLIPResNet,
+    DenseImageAlignment,
+    GridImageAlignment,
+)
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 # Its grid features are the embeddings themselves.
@@ -93,6 +98,32 @@ def test_grid_pool_teaches_the_grid_embeddings():
     alignment(pooled, torch.randn(2, 1, 5)).backward()
     assert embeddings.grad[0].abs().sum(dim=-1).gt(0).all()
     assert alignment.attention.weight.grad.abs().sum() > 0
+
+
+def test_dense_pool_is_the_mean_of_a_windows_cells_without_padding():
+    bottom_up = CLIPResNet(layers=(1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64).eval()
+    detector = SimpleNamespace(backbone=SimpleNamespace(bottom_up=bottom_up))
+    res5 = torch.randn(2, 256, 3, 4, requires_grad=True)
+    windows = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.5, 0.0, 1.0, 0.5]])
+    sizes = [(96, 128), (64, 64)]
+    pooled = DenseImageAlignment().pool(detector, {"res5": res5}, None, None, windows, sizes)
+    cells = F.normalize(bottom_up.dense_embeddings(res5), dim=1)
+    expected = [[cells[0], cells[0, :, :1, 2:]], [cells[1, :, :2, :2], cells[1, :, :1, 1:2]]]
+    expected = torch.stack([torch.stack([x.mean(dim=(1, 2)) for x in row]) for row in expected])
+    torch.testing.assert_close(pooled, expected)
+    pooled.sum().backward()
+    assert res5.grad[1, :, 2:].abs().max() == 0 < res5.grad[1, :, :2, :2].abs().min()
+
+
+def test_a_window_without_the_middle_of_a_cell_teaches_nothing():
+    bottom_up = CLIPResNet(layers=(1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64).eval()
+    detector = SimpleNamespace(backbone=SimpleNamespace(bottom_up=bottom_up))
+    res5 = torch.randn(1, 256, 1, 1, requires_grad=True)
+    windows = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
+    alignment = DenseImageAlignment()
+    pooled = alignment.pool(detector, {"res5": res5}, None, None, windows, [(32, 32)])
+    alignment(pooled, torch.randn(1, 1, 16)).backward()
+    assert torch.equal(res5.grad, torch.zeros_like(res5))
 
 
 def test_backbone_pool_of_the_whole_picture_is_clips_embedding():

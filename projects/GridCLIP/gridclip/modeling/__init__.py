@@ -1,9 +1,11 @@
 """The model: CLIP backbone, dense head, text classifier and the alignments."""
 
 from .clip_resnet import CLIPFPN, CLIPResNet
+from .dense_scores import DenseScores
 from .gridclip import GridCLIP
 from .head import GridHead
-from .image_alignment import BackboneImageAlignment, GridImageAlignment
+from .image_alignment import BackboneImageAlignment, DenseImageAlignment, GridImageAlignment
+from .inference import optimize_for_inference
 from .text_classifier import ClosedSetClassifier, TextClassifier
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "CLIPFPN",
     "CLIPResNet",
     "ClosedSetClassifier",
+    "DenseImageAlignment",
+    "DenseScores",
     "GridCLIP",
     "GridHead",
     "GridImageAlignment",
     "TextClassifier",
+    "optimize_for_inference",
 ]

@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from gridclip.text import TextEmbeddings, as_text_embeddings
 
 from .candidates import top_candidates
+from .dense_scores import DenseScores
 from .federated_loss import (
     ImageLabels,
     federated_classes,
@@ -26,7 +28,7 @@ from .federated_loss import (
     sample_classes,
 )
 from .image_alignment import ImageAlignment
-from .text_classifier import TextClassifier
+from .text_classifier import FoldedClassifier, TextClassifier
 
 """
 Naming convention:
@@ -54,6 +56,7 @@ class GridCLIP(FCOS):
         head: nn.Module,
         classifier: TextClassifier,
         image_alignment: ImageAlignment | None = None,
+        dense_scores: DenseScores | None = None,
         grid_alignment_weight: float = 1.0,
         federated_weights: Tensor | None = None,
         num_sampled_classes: int = 50,
@@ -67,6 +70,8 @@ class GridCLIP(FCOS):
             head: a :class:`GridHead`.
             classifier: holds the vocabulary.
             image_alignment: None switches the image-level term off.
+            dense_scores: at inference, takes CLIP's dense embeddings into the scores; None: the
+                grid embeddings alone decide, as in training.
             grid_alignment_weight: of the classification loss.
             federated_weights: (C,) float, how likely each category is sampled as a negative;
                 zero for novel ones. None: only verified negatives.
@@ -86,6 +91,7 @@ class GridCLIP(FCOS):
         )
         self.classifier = classifier
         self.image_alignment = image_alignment
+        self.dense_scores = dense_scores
         self.grid_alignment_weight = grid_alignment_weight
         if federated_weights is None:
             federated_weights = torch.zeros(classifier.num_classes)
@@ -99,6 +105,9 @@ class GridCLIP(FCOS):
         self.seed = seed
         # Positive locations an image, averaged over steps; saved, so that a resumed run goes on.
         self.register_buffer("loss_normalizer", torch.tensor(0.0))
+        # In inference with weights that stay as they are, one folding serves all images.
+        self.keep_folded_classifier = False
+        self._folded: tuple[Tensor, FoldedClassifier] | None = None
 
     def set_vocabulary(
         self,
@@ -129,12 +138,19 @@ class GridCLIP(FCOS):
         Returns:
             In training, dict[str, Tensor] of losses; else a list of {"instances": Instances}.
         """
-        if not self.training:
-            return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.head_in_features]
-        grid_features, deltas, centerness = (torch.cat(x, dim=1) for x in self.head(levels))
+        predictions = self.head(levels)
+        if not self.training:
+            results = self.forward_inference(
+                images, levels, predictions, self._dense_probabilities(features)
+            )
+            return [
+                {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
+                for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
+            ]
+        grid_features, deltas, centerness = (torch.cat(x, dim=1) for x in predictions)
         anchors = self.anchor_generator(levels)
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         losses = self.detection_losses(
@@ -223,8 +239,16 @@ class GridCLIP(FCOS):
         )
         return self.image_alignment(student, teacher)
 
-    def forward_inference(self, images, features, predictions) -> list[Instances]:
-        """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS."""
+    def forward_inference(
+        self, images, features, predictions, dense_probabilities: Tensor | None = None
+    ) -> list[Instances]:
+        """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS.
+
+        Candidates are chosen by them; ``dense_scores`` then changes the scores, before NMS.
+
+        Args:
+            dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
+        """
         anchors = self.anchor_generator(features)
         classify = self.classifier.fold(self.head.grid_embedding)
         results = []
@@ -234,15 +258,31 @@ class GridCLIP(FCOS):
                 for x, deltas, centerness, anchor in zip(*predictions, anchors, strict=True)
             ]
             found = Instances.cat(levels)
+            if dense_probabilities is not None:
+                found.scores = self.dense_scores.rescore(
+                    found.scores,
+                    found.pred_classes,
+                    found.locations / self.backbone.bottom_up.size_divisibility,
+                    dense_probabilities[i],
+                )
             keep = batched_nms(
                 found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh
             )
+            found.remove("locations")
             results.append(found[keep[: self.max_detections_per_image]])
         return results
+
+    def _dense_probabilities(self, features: dict[str, Tensor]) -> Tensor | None:
+        """(N, H, W, C), of res5's cells; None without ``dense_scores``."""
+        if self.dense_scores is None:
+            return None
+        embeddings = self.backbone.bottom_up.dense_embeddings(features["res5"])
+        return self.dense_scores.probabilities(embeddings, self.classifier.text_embeddings)
 
     def _decode_level(
         self, classify, grid_features, deltas, centerness, anchors, image_size
     ) -> Instances:
+        """The candidates of a level; ``locations`` (K, 2) are x and y in pixels."""
         scores, locations, classes = top_candidates(
             classify,
             grid_features,
@@ -250,8 +290,15 @@ class GridCLIP(FCOS):
             score_threshold=self.test_score_thresh,
             num_candidates=self.test_topk_candidates,
         )
-        boxes = self.box2box_transform.apply_deltas(deltas[locations], anchors.tensor[locations])
-        return Instances(image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+        anchors = anchors[locations]
+        boxes = self.box2box_transform.apply_deltas(deltas[locations], anchors.tensor)
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes),
+            scores=scores,
+            pred_classes=classes,
+            locations=anchors.get_centers(),
+        )
 
     def _image_labels(self, instances: Instances, inputs: dict) -> ImageLabels:
         """What is known of an image; a data set that is not federated is annotated throughout."""

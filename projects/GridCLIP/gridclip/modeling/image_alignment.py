@@ -108,14 +108,31 @@ class GridImageAlignment(ImageAlignment):
     def pool(self, detector, features, grid_features, centers, windows, image_sizes):
         attention = [self.attention(features[name]).flatten(1) for name in self.in_features]
         attention = torch.cat(attention, dim=1).float()  # (N, R)
-        sizes = attention.new_tensor(image_sizes).flip(1)  # (N, 2): width, height
-        positions = centers[None] / sizes[:, None]  # (N, R, 2), relative to each image
-        top_left, bottom_right = windows[:, None, None, :2], windows[:, None, None, 2:]
-        inside = ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)  # (V, N, R)
+        inside = _inside_windows(centers, windows, image_sizes)
         weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
         # The embedding is linear: pooling before it costs less than after it.
         pooled = torch.einsum("vnr,nrf->nvf", weights.to(grid_features.dtype), grid_features)
         return detector.head.grid_embedding(pooled)
+
+
+class DenseImageAlignment(ImageAlignment):
+    """Pools CLIP's dense embeddings inside a window: the mean of those of ``res5``'s cells.
+
+    They are what :class:`DenseScores` reads at inference. The gradient reaches the backbone alone:
+    it may learn to detect, but has to stay in CLIP's space, where the teacher's view of each
+    window, enlarged, tells the cells more of what is there than they started with.
+    """
+
+    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
+        bottom_up = detector.backbone.bottom_up
+        embeddings = bottom_up.dense_embeddings(features["res5"]).float()
+        rows, columns = (
+            torch.arange(size, device=windows.device) + 0.5 for size in embeddings.shape[-2:]
+        )
+        cells = torch.cartesian_prod(rows, columns).flip(1) * bottom_up.size_divisibility
+        inside = _inside_windows(cells, windows, image_sizes).float()
+        weights = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
+        return torch.einsum("vnr,ndr->nvd", weights, F.normalize(embeddings, dim=1).flatten(2))
 
 
 class BackboneImageAlignment(ImageAlignment):
@@ -135,3 +152,11 @@ class BackboneImageAlignment(ImageAlignment):
                 columns = slice(int(x0), max(round(x1), int(x0) + 1))
                 pooled.append(bottom_up.image_embedding(feature[None, :, rows, columns]))
         return torch.cat(pooled).unflatten(0, (len(image_sizes), len(windows)))
+
+
+def _inside_windows(centers: Tensor, windows: Tensor, image_sizes: list[tuple[int, int]]) -> Tensor:
+    """Which locations lie in which windows of which images: (V, N, R) bool."""
+    sizes = centers.new_tensor(image_sizes).flip(1)  # (N, 2): width, height
+    positions = centers[None] / sizes[:, None]  # (N, R, 2), relative to each image
+    top_left, bottom_right = windows[:, None, None, :2], windows[:, None, None, 2:]
+    return ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)
