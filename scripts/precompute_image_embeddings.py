@@ -28,7 +28,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, help="a name in detectron2's DatasetCatalog")
     add("--clip", required=True, help="the teacher: clip://RN50 or a file of CLIP weights")
     add("--output", required=True, metavar="DIR", help="folder of the store")
-    add("--windows", default="whole", choices=WINDOW_SETS, help="parts to embed (default: whole)")
+    add("--windows", default="tiles9", choices=WINDOW_SETS, help="parts to embed (default: tiles9)")
     add("--no-mirror", action="store_true", help="leave out the mirrored pictures")
     add("--batch-size", type=int, default=128, help="windows that CLIP embeds at once")
     add("--num-workers", type=int, default=4, help="processes that read pictures")

@@ -37,8 +37,10 @@ PROJECT = ROOT / "projects/GridCLIP"
 RESULTS = PROJECT / "results"
 VARIANTS = (
     *("gridclip", "whole_image_alignment", "no_image_alignment", "closed_set", "random_init"),
+    *("slow_backbone", "no_dense_scores", "grid_level_alone"),
     *("vild_text", "vild", "vild_ensemble"),
 )
+EVALUATED = {"no_dense_scores": "gridclip", "grid_level_alone": "slow_backbone"}  # whose weights
 DISTILLED = ("vild", "vild_ensemble")  # from region embeddings of ViLD-text's proposals
 SEEDS = (0, 1, 2)
 
@@ -71,6 +73,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.seeds = list(dict.fromkeys(args.seeds))
     if set(DISTILLED) & set(args.variants) and "vild_text" not in args.variants:
         parser.error("vild and vild_ensemble learn from vild_text's proposals: add vild_text")
+    for variant, trained in EVALUATED.items():
+        if variant in args.variants and trained not in args.variants:
+            parser.error(f"{variant} is {trained}'s weights: add {trained}")
     return args
 
 
@@ -89,11 +94,13 @@ class Grid:
         self.runs: dict[tuple[str, int], Task] = {}
         self._last_preparation = None
         for variant in args.variants:
-            if variant not in DISTILLED:
+            if variant not in (*DISTILLED, *EVALUATED):
                 self._add_preparation(variant)
         for seed in args.seeds:
             for variant in args.variants:
-                if variant not in DISTILLED:
+                if variant in EVALUATED:
+                    self._add_evaluation(variant, seed)
+                elif variant not in DISTILLED:
                     self._add_run(variant, seed)
         distilled = [variant for variant in args.variants if variant in DISTILLED]
         if distilled:
@@ -104,8 +111,13 @@ class Grid:
             for variant in distilled:
                 self._add_run(variant, seed)
 
-    def config(self, variant: str, folder: Path, seed: int) -> tuple[DictConfig, list[str]]:
-        overrides = [*self.overrides, f"train.seed={seed}", f"train.output_dir={folder}"]
+    def config(
+        self, variant: str, folder: Path, seed: int, *overrides: str
+    ) -> tuple[DictConfig, list[str]]:
+        overrides = [
+            *(*self.overrides, f"train.seed={seed}", f"train.output_dir={folder}"),
+            *overrides,
+        ]
         cfg = LazyConfig.load(str(config_file(variant)))
         return LazyConfig.apply_overrides(cfg, overrides), overrides
 
@@ -139,6 +151,20 @@ class Grid:
             [*command, *overrides],
             needs=[f"{variant} preparation"],
             group=variant,
+            outcome=lambda: outcome(folder),
+        )
+
+    def _add_evaluation(self, variant: str, seed: int) -> None:
+        trained, folder = EVALUATED[variant], self.folder / variant / f"seed{seed}"
+        weights = self.folder / trained / f"seed{seed}/model_final.pth"
+        cfg, overrides = self.config(variant, folder, seed, f"train.init_checkpoint={weights}")
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--eval-only"]
+        self.runs[variant, seed] = self._add(
+            f"{variant} seed {seed}",
+            folder,
+            cfg,
+            [*command, *overrides],
+            needs=[f"{trained} seed {seed}"],
             outcome=lambda: outcome(folder),
         )
 
@@ -193,8 +219,9 @@ def write_summary(grid: Grid, folder: Path) -> None:
             "config_file": str(config_file(variant).relative_to(ROOT)),
             "config": identity["config"],
         }
+    names = {task.name for task in grid.runs.values()}
     preparation = {
-        task.name: round(task.record.seconds, 1) for task in grid.tasks if task.group is None
+        task.name: round(task.record.seconds, 1) for task in grid.tasks if task.name not in names
     }
     summary = summarise(metrics)
     write_json(folder / "laptop_world.json", summary, indent=1)

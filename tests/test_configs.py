@@ -100,17 +100,18 @@ def test_laptop_experiments_differ_in_one_thing():
         for name in ("whole_image_alignment", "no_image_alignment", "closed_set", "random_init")
         for other in [flat(name)]
     }
-    assert changed["closed_set"] == {"model.classifier._target_"}
+    dense_scores = {f"model.dense_scores.{key}" for key in ("_target_", "scale", "weight")}
+    dense_scores.add("model.dense_scores")
+    assert changed["closed_set"] == {"model.classifier._target_", *dense_scores}
     assert changed["random_init"] == {
         "train.init_checkpoint",
         "model.backbone.bottom_up.freeze_at",
         "model.backbone.bottom_up.freeze_norm",
-        "optimizer.params.lr_factor_func.factor",
+        *dense_scores,
     }
     assert changed["whole_image_alignment"] <= {
         "clip.windows",
-        "model.image_alignment.loss",
-        "model.image_alignment.weight",
+        "model.image_alignment._target_",
     }
     assert all(
         k.startswith(("model.image_alignment", "clip.image_embeddings"))

@@ -90,7 +90,7 @@ def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
 def test_a_store_of_something_else_is_an_error(dataset, archive, tmp_path):
     script.main(arguments(dataset, archive, tmp_path / "store"))
     with pytest.raises(SystemExit, match="error: .*differ in windows.*Delete that folder"):
-        script.main(arguments(dataset, archive, tmp_path / "store", "--windows", "tiles9"))
+        script.main(arguments(dataset, archive, tmp_path / "store", "--windows", "whole"))
 
 
 def test_unknown_or_missing_datasets_are_named(archive, tmp_path):

@@ -25,29 +25,35 @@ def run(folder, *arguments):
 @pytest.mark.slow
 def test_runs_once_summarises_and_refuses_another_config(tmp_path, laptop_clip):
     generate_shapes("dev", tmp_path / "shapes", train=24, val=16, size=64)
-    arguments = ["--variants", "no_image_alignment", "--seeds", "0", "1", "--jobs", "1"]
+    variants = ["slow_backbone", "grid_level_alone"]
+    arguments = ["--variants", *variants, "--seeds", "0", "1", "--jobs", "1"]
     arguments += ["--override", f"clip.weights={laptop_clip}"]
     arguments += ["dataloader.train.total_batch_size=2"]
     two_steps = [*arguments, "train.max_iter=2"]
     first = run(tmp_path, *two_steps)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "[3/3] no_image_alignment seed 1: done in" in first.stdout
+    assert "[5/5] grid_level_alone seed 1: done in" in first.stdout
 
     folder = tmp_path / "out/dev"
-    files = [folder / f"no_image_alignment/seed{seed}/results.json" for seed in (0, 1)]
-    values = [read_results(file)["metrics"]["bbox"]["AP"] for file in files]
+    files = [
+        folder / f"{variant}/seed{seed}/results.json" for variant in variants for seed in (0, 1)
+    ]
+    values = [read_results(file)["metrics"]["bbox"]["AP"] for file in files[:2]]
+    trained = read_results(files[0])["config"]["train"]["output_dir"]
+    weights = [read_results(file)["weights"] for file in files]
+    assert weights[2] == f"{trained}/model_final.pth" and weights[0] is None
     summary = json.loads((folder / "laptop_world.json").read_text())
-    assert set(summary) == {"no_image_alignment"}
-    assert {"AP", "AP50", "APr", "APc", "APf", "APr_shape"} <= set(summary["no_image_alignment"])
-    assert summary["no_image_alignment"]["AP"] == {
+    assert set(summary) == set(variants)
+    assert {"AP", "AP50", "APr", "APc", "APf", "APr_shape"} <= set(summary["slow_backbone"])
+    assert summary["slow_backbone"]["AP"] == {
         "mean": statistics.mean(values),
         "std": statistics.stdev(values),
         "n": 2,
     }
     runs = json.loads((folder / "laptop_world_runs.json").read_text())
-    assert set(runs["runs"]) == {"no_image_alignment/seed0", "no_image_alignment/seed1"}
-    assert runs["runs"]["no_image_alignment/seed1"]["config"]["train"]["seed"] == 1
-    assert runs["preparation_seconds"]["no_image_alignment preparation"] > 0
+    assert set(runs["runs"]) == {f"{variant}/seed{seed}" for variant in variants for seed in (0, 1)}
+    assert runs["runs"]["slow_backbone/seed1"]["config"]["train"]["seed"] == 1
+    assert set(runs["preparation_seconds"]) == {"slow_backbone preparation"}
     assert (folder / "laptop_world.png").is_file()
 
     before = [file.stat().st_mtime_ns for file in files]
@@ -76,6 +82,7 @@ def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
         (["--jobs", "0"], "at least 1"),
         (["--variants", "nothing"], "invalid choice"),
         (["--variants", "vild"], "vild"),
+        (["--variants", "no_dense_scores"], "add gridclip"),
     ):
         with pytest.raises(SystemExit):
             reproduce.parse_args(arguments)

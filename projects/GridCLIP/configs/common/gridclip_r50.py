@@ -8,9 +8,10 @@ from gridclip.clip_checkpoint import CLIP_RESNETS
 from gridclip.modeling import (
     CLIPFPN,
     CLIPResNet,
+    DenseImageAlignment,
+    DenseScores,
     GridCLIP,
     GridHead,
-    GridImageAlignment,
     TextClassifier,
 )
 
@@ -37,13 +38,10 @@ model = L(GridCLIP)(
         text_embeddings="${clip.text_embeddings}",
         embed_dim=CLIP_RESNETS["RN50"]["embed_dim"],
     ),
-    image_alignment=L(GridImageAlignment)(
-        in_features="${..head_in_features}",
-        in_channels="${..backbone.out_channels}",
-        loss="cosine",
-        weight=1.0,
-    ),
-    # Scores are sqrt(sigmoid(logit) * sigmoid(centerness)); those of novel categories are low.
+    image_alignment=L(DenseImageAlignment)(loss="cosine", weight=2.0),
+    # 0.4 of CLIP's own factor, 100, as on the laptop world.
+    dense_scores=L(DenseScores)(scale=40.0, weight=0.15),
+    # Before the dense scores come in; the scores of novel categories are low.
     test_score_thresh=0.01,
     test_topk_candidates=1000,
     test_nms_thresh=0.6,

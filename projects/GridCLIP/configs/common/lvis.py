@@ -23,9 +23,9 @@ clip = dict(
     names="lvis_v1",
     templates="imagenet",
     image_dataset="lvis_v1_train",
-    windows="whole",
+    windows="tiles9",
     text_embeddings=os.path.join(_root, "lvis_v1_text_RN50.safetensors"),
-    image_embeddings=os.path.join(_root, "lvis_v1_train_images_RN50"),
+    image_embeddings=os.path.join(_root, "lvis_v1_train_images_RN50_${clip.windows}"),
 )
 
 dataloader = dict(

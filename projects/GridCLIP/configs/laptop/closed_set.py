@@ -2,5 +2,6 @@
 
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
+model.dense_scores = None
 model.classifier._target_ = "gridclip.modeling.ClosedSetClassifier"
 train.output_dir = "output/laptop/closed_set"

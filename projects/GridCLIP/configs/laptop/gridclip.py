@@ -13,6 +13,7 @@ model.backbone.bottom_up.update(layers=(2, 2, 2, 1), width=16, embed_dim=64, inp
 model.classifier.embed_dim = 64
 model.backbone.update(out_channels=64, top_block=None)
 model.head.update(num_levels=3, conv_dims=[64, 64, 64, 64])
+model.dense_scores.scale = 15.0  # the small CLIP's own factor is 37
 model.head_in_features = ["p3", "p4", "p5"]
 # An object of FCOS's P3 would fill half of these pictures. Halved anchors, same sampling radius.
 model.update(anchor_scale=0.5, center_sampling_radius=3.0)
@@ -23,6 +24,8 @@ model.federated_weights = L(get_fed_loss_cls_weights)(
 model.seed = "${train.seed}"
 
 optimizer.lr = 1.5e-3
+# Image-level alignment holds the backbone in CLIP's space, so it may learn as fast as the rest.
+optimizer.params.lr_factor_func.factor = 1.0
 train.update(
     max_iter=1_000,
     eval_period=0,

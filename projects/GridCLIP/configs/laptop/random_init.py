@@ -3,5 +3,5 @@
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.backbone.bottom_up.update(freeze_at=0, freeze_norm=False)
-optimizer.params.lr_factor_func.factor = 1.0
+model.dense_scores = None  # there is no CLIP in it
 train.update(init_checkpoint="", output_dir="output/laptop/random_init")

@@ -1,4 +1,4 @@
-"""ViLD on the laptop world: 1,000 steps of 16 pictures, GridCLIP's optimizer and schedule.
+"""ViLD on the laptop world: 1,000 steps of 16 pictures, GridCLIP's schedule.
 
 It learns from ViLD-text's proposals, 32 a picture::
 
@@ -44,4 +44,6 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
     image_format="RGB",
     region_embeddings="${clip.region_embeddings}",
 )
+# Nothing holds the backbone in CLIP's space here.
+optimizer.params.lr_factor_func.factor = 0.1
 train.output_dir = "output/laptop/vild"

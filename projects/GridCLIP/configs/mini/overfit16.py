@@ -22,6 +22,7 @@ model.backbone.out_channels = 64
 model.head.conv_dims = [64, 64]
 model.classifier.embed_dim = 512
 model.image_alignment = None
+model.dense_scores = None
 
 dataloader.train.update(
     dataset=L(first_images)(names="lvis_v1_train_base", count=16),

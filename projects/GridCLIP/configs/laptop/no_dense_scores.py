@@ -1,0 +1,6 @@
+"""GridCLIP's weights, scored by the grid embeddings alone."""
+
+from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+
+model.dense_scores = None
+train.output_dir = "output/laptop/no_dense_scores"
