@@ -101,7 +101,6 @@ def test_laptop_experiments_differ_in_one_thing():
         for other in [flat(name)]
     }
     dense_scores = {f"model.dense_scores.{key}" for key in ("_target_", "scale", "weight")}
-    dense_scores.add("model.dense_scores")
     assert changed["closed_set"] == {"model.classifier._target_", *dense_scores}
     assert changed["random_init"] == {
         "train.init_checkpoint",

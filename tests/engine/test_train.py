@@ -8,8 +8,9 @@ from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
 from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
-from gridclip.engine.train import build_model, build_optimizer
+from gridclip.engine.train import build_model, build_optimizer, do_test
 from gridclip.evaluation import read_results
+from gridclip.modeling import CLIPFPN
 from gridclip.text import TextEmbeddings
 
 LOSSES = ("loss_grid_alignment", "loss_box_reg", "loss_centerness", "loss_image_alignment")
@@ -183,6 +184,31 @@ def test_gradients_are_clipped_before_the_step(world_config):
     optimizer.step()
     norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_evaluation_in_half_precision(world_config, monkeypatch):
+    """``train.inference`` is heeded, and the model that is trained stays as it is."""
+    cfg = world_config()
+    prepare_text_embeddings(cfg)
+    model = build_model(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    forward, dtypes = CLIPFPN.forward, set()
+
+    def record(backbone, x):
+        features = forward(backbone, x)
+        dtypes.add(features["p3"].dtype)
+        return features
+
+    monkeypatch.setattr(CLIPFPN, "forward", record)
+    cfg.train.inference.dtype = "bfloat16"
+    results = do_test(cfg, model.train())
+    assert dtypes == {torch.bfloat16} and results["bbox"]["AP"] >= 0
+    assert model.training and all(
+        torch.equal(value, before[key]) for key, value in model.state_dict().items()
+    )
+    cfg.train.inference.dtype = "int8"
+    with pytest.raises(ValueError, match="train.inference.dtype is 'int8': take one of float32"):
+        do_test(cfg, model)
 
 
 def test_missing_gpu_is_said(world_config, monkeypatch):

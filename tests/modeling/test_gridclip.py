@@ -50,7 +50,7 @@ def test_alignments_have_weights_and_switches(tiny_gridclip, batch):
     halved = losses_of(tiny_gridclip(grid_alignment_weight=0.5), batch())
     torch.testing.assert_close(halved["loss_grid_alignment"], plain["loss_grid_alignment"] / 2)
     model = tiny_gridclip()
-    model.image_alignment.weight = 3.0
+    model.image_alignment.weight *= 3.0
     tripled = losses_of(model, batch())
     torch.testing.assert_close(tripled["loss_image_alignment"], 3 * plain["loss_image_alignment"])
 

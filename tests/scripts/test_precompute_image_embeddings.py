@@ -66,7 +66,7 @@ def test_makes_a_store_and_says_what_it_did(dataset, archive, tmp_path, capsys):
 
 def test_no_mirror(dataset, archive, tmp_path):
     assert script.main(arguments(dataset, archive, tmp_path / "store", "--no-mirror")) == 0
-    assert EmbeddingStore.open(tmp_path / "store").manifest.shape == (12, 1, 48)
+    assert EmbeddingStore.open(tmp_path / "store").manifest.shape == (12, 9, 48)
 
 
 def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(

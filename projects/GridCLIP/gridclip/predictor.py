@@ -19,7 +19,7 @@ from torch import nn
 
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
-from gridclip.engine.train import average_model
+from gridclip.engine.train import average_model, build_inference_model
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.text import TextEmbeddings, embed_names, load_categories
 
@@ -39,7 +39,7 @@ class Predictor:
 
     Attributes:
         cfg: the config in use.
-        model: the detector, in evaluation mode.
+        model: the detector, made fast for inference as ``train.inference`` of the config says.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Predictor:
             trained = TextEmbeddings.load(self.cfg.model.classifier.text_embeddings)
         if vocabulary is not None:
             wanted = self._text_embeddings(vocabulary, None)
-        self.model = _build_model(self.cfg, wanted if trained is None else trained)
+        model = _build_model(self.cfg, wanted if trained is None else trained)
         if wanted is not None:
-            self.model.set_vocabulary(wanted)  # a closed-set classifier refuses
-        self.model = _load_weights(self.cfg, self.model, weights).eval()
+            model.set_vocabulary(wanted)  # a closed-set classifier refuses
+        self.model = build_inference_model(self.cfg, _load_weights(self.cfg, model, weights))
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 
     @property
@@ -111,7 +111,6 @@ class Predictor:
         """
         self.model.set_vocabulary(self._text_embeddings(vocabulary, clip_model))
 
-    @torch.inference_mode()
     def _detect(self, image: np.ndarray) -> Instances:
         height, width = image.shape[:2]
         resized = T.AugInput(image)

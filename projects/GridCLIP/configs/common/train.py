@@ -15,6 +15,8 @@ train = dict(
     seed=0,
     device="cuda",
     amp=dict(enabled=True),
+    # Of evaluation and Predictor: dtype may be "bfloat16" or "float16", automatic mixed precision.
+    inference=dict(dtype="float32", compile=False),
     ema=dict(enabled=False, decay=0.9998),
     clip_grad_norm=1.0,
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.evaluation import write_results
+from gridclip.modeling import optimize_for_inference
 
 from .checkpoint import GridCLIPCheckpointer
 from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
@@ -48,17 +49,33 @@ def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     )
 
 
+def build_inference_model(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """A fast copy of a model, as ``train.inference`` says.
+
+    Raises:
+        ValueError: ``train.inference.dtype`` is no floating-point type for inference.
+    """
+    dtypes = ("float32", "bfloat16", "float16")
+    if (dtype := cfg.train.inference.dtype) not in dtypes:
+        raise ValueError(f"train.inference.dtype is '{dtype}': take one of {', '.join(dtypes)}.")
+    return optimize_for_inference(
+        model, dtype=getattr(torch, dtype), compile=cfg.train.inference.compile
+    )
+
+
 def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
     """Evaluate and write ``<output_dir>/results.json``.
 
     Args:
+        model: stays as it is; a fast copy is evaluated.
         facts: further entries of the file, such as the iteration.
 
     Returns:
         detectron2's nested metrics; empty on ranks other than the first.
     """
     evaluator = instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    fast = build_inference_model(cfg, model)
+    results = inference_on_dataset(fast, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
         write_results(

@@ -5,6 +5,7 @@ from .dense_scores import DenseScores
 from .gridclip import GridCLIP
 from .head import GridHead
 from .image_alignment import BackboneImageAlignment, DenseImageAlignment, GridImageAlignment
+from .inference import optimize_for_inference
 from .text_classifier import ClosedSetClassifier, TextClassifier
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "GridHead",
     "GridImageAlignment",
     "TextClassifier",
+    "optimize_for_inference",
 ]

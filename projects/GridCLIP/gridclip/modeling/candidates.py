@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Locations scored at a time: bounds the memory at CHUNK x C logits.
-CHUNK = 4096
+# Locations scored at a time: bounds the memory at CHUNK x C logits. Those of LVIS's categories
+# then stay in a processor's cache; smaller pieces would cost a GPU more launches.
+CHUNK = 1024
 
 
 def top_candidates(
@@ -21,18 +22,19 @@ def top_candidates(
 
     At one location the score grows with the logit. So the k locations with the largest score of
     their best category hold the k best pairs: each of them has a pair at least as good as any
-    pair elsewhere. Only their logits are kept and turned into scores.
+    pair elsewhere. Nor is a pair among the k best that scores less than the k-th location's best.
+    Logits tell which pairs can be: only theirs are turned into scores.
 
     Args:
         classify: (L, F) features to (L, C) logits.
         grid_features: (R, F).
         centerness: (R, 1) logits.
-        score_threshold: pairs must score more.
+        score_threshold: at least 0; pairs must score more.
         num_candidates: k, at most.
 
     Returns:
-        scores (K,), descending; locations (K,) int64; classes (K,) int64. Which of several equal
-        pairs is kept where k cuts them off is not defined.
+        scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. Which of several
+        equal pairs is kept where k cuts them off is not defined.
     """
     best_logits = torch.cat(
         [classify(chunk).amax(dim=1, keepdim=True) for chunk in grid_features.split(CHUNK)]
@@ -40,12 +42,31 @@ def top_candidates(
     best_scores = _scores(best_logits, centerness).squeeze(1)
     best_scores, locations = best_scores.topk(min(num_candidates, len(best_scores)))
     locations = locations[best_scores > score_threshold]
+    if not len(locations):
+        return best_scores[:0], locations, locations
 
-    scores = _scores(classify(grid_features[locations]), centerness[locations])
-    rows, classes = (scores > score_threshold).nonzero(as_tuple=True)
-    scores, order = scores[rows, classes].topk(min(num_candidates, len(rows)))
+    least_score = best_scores.new_tensor(score_threshold)
+    if len(locations) == num_candidates:
+        least_score = best_scores[-1]
+    centerness = centerness[locations]
+    logits = classify(grid_features[locations])
+    rows, classes = (logits >= _least_logits(least_score, centerness)).nonzero(as_tuple=True)
+    scores = _scores(logits[rows, classes], centerness[rows, 0])
+    above = scores > score_threshold
+    rows, classes, scores = rows[above], classes[above], scores[above]
+    scores, order = scores.topk(min(num_candidates, len(scores)))
     return scores, locations[rows[order]], classes[order]
 
 
 def _scores(logits: Tensor, centerness: Tensor) -> Tensor:
-    return (logits.sigmoid() * centerness.sigmoid()).sqrt()
+    return (logits.float().sigmoid() * centerness.float().sigmoid()).sqrt()
+
+
+def _least_logits(score: Tensor, centerness: Tensor) -> Tensor:
+    """A bound of the logits that may give a score of at least ``score``.
+
+    It is a little low, so that rounding loses no pair; also that of products near float32's least
+    number, whence the difference.
+    """
+    probability = (score.square() * (1 - 1e-4) - 1e-30).clamp(min=0) / centerness.float().sigmoid()
+    return probability.logit()

@@ -143,9 +143,11 @@ class GridCLIP(FCOS):
         levels = [features[name] for name in self.head_in_features]
         predictions = self.head(levels)
         if not self.training:
-            results = self.forward_inference(
-                images, levels, predictions, self._dense_probabilities(features)
-            )
+            # Maps in half precision do little harm; logits would move the scores.
+            with torch.autocast(self.device.type, enabled=False):
+                results = self.forward_inference(
+                    images, levels, predictions, self._dense_probabilities(features)
+                )
             return [
                 {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
                 for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
@@ -250,7 +252,7 @@ class GridCLIP(FCOS):
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
         anchors = self.anchor_generator(features)
-        classify = self.classifier.fold(self.head.grid_embedding)
+        classify = self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
             levels = [
@@ -276,8 +278,17 @@ class GridCLIP(FCOS):
         """(N, H, W, C), of res5's cells; None without ``dense_scores``."""
         if self.dense_scores is None:
             return None
-        embeddings = self.backbone.bottom_up.dense_embeddings(features["res5"])
+        embeddings = self.backbone.bottom_up.dense_embeddings(features["res5"].float())
         return self.dense_scores.probabilities(embeddings, self.classifier.text_embeddings)
+
+    def _fold_classifier(self) -> FoldedClassifier:
+        text_embeddings = self.classifier.text_embeddings
+        # Another vocabulary or device is another tensor.
+        if self._folded is not None and self._folded[0] is text_embeddings:
+            return self._folded[1]
+        folded = self.classifier.fold(self.head.grid_embedding)
+        self._folded = (text_embeddings, folded) if self.keep_folded_classifier else None
+        return folded
 
     def _decode_level(
         self, classify, grid_features, deltas, centerness, anchors, image_size
@@ -285,7 +296,7 @@ class GridCLIP(FCOS):
         """The candidates of a level; ``locations`` (K, 2) are x and y in pixels."""
         scores, locations, classes = top_candidates(
             classify,
-            grid_features,
+            grid_features.float(),
             centerness,
             score_threshold=self.test_score_thresh,
             num_candidates=self.test_topk_candidates,

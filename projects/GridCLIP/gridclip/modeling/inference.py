@@ -1,0 +1,102 @@
+"""Makes a trained detector faster without changing what it finds."""
+
+import copy
+import types
+from collections.abc import Callable
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .gridclip import GridCLIP
+
+# Where a detector's time goes; sizes of their inputs change from image to image. What lies between
+# them is short, or its control flow depends on the data.
+_COMPILED = {
+    "backbone.bottom_up",
+    "head.cls_subnet",
+    "head.bbox_subnet",
+    "roi_heads.box_head",
+    "roi_heads.image_head",
+}
+
+
+def optimize_for_inference(
+    model: nn.Module, *, dtype: torch.dtype = torch.float32, compile: bool = False
+) -> nn.Module:
+    """A copy of a detector for inference alone, of the same class and used in the same way.
+
+    Batch norms are folded into their convolutions, images and maps are laid out with the channels
+    last, and the forward pass is in inference mode. The model itself stays as it is. The copy's
+    weights are constants: neither train it nor load others into it.
+
+    Args:
+        model: GridCLIP, ViLD or another detector, on its device.
+        dtype: float32, or torch.bfloat16 or torch.float16 for automatic mixed precision.
+        compile: compile trunk and towers with torch.compile, for any size of image. The first
+            images then take minutes, and on a CPU a C++ compiler is needed.
+
+    Returns:
+        The copy, in evaluation mode. Tensors of its results are inference tensors: clone them to
+        change them in place.
+    """
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    _fold_batch_norms(fast)
+    fast.to(memory_format=torch.channels_last)
+    if isinstance(fast, GridCLIP):
+        fast.keep_folded_classifier = True
+    if compile:
+        for name, module in fast.named_modules():
+            if name in _COMPILED:
+                _replace_forward(module, torch.compile(type(module).forward, dynamic=True))
+    device_type = next(fast.parameters()).device.type
+    forward = type(fast).forward
+    if dtype != torch.float32:
+        forward = torch.autocast(device_type, dtype)(forward)
+    _replace_forward(fast, torch.inference_mode()(forward))
+    return fast
+
+
+def _replace_forward(module: nn.Module, forward: Callable) -> None:
+    # Bound to its module, so that a copy of the module runs itself.
+    module.forward = types.MethodType(forward, module)
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Fold every batch norm into the convolution before it, in place.
+
+    Before it is: as the ``norm`` of detectron2's convolution, or registered right after the
+    convolution, as in CLIP's and torchvision's residual networks and in nn.Sequential.
+    """
+    before = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d):
+            if _is_batch_norm(getattr(child, "norm", None)):
+                _fold(child, child.norm)
+                child.norm = None
+        elif _is_batch_norm(child) and _feeds(before, child):
+            _fold(before, child)
+            setattr(module, name, nn.Identity())
+        else:
+            _fold_batch_norms(child)
+        before = child
+
+
+def _is_batch_norm(module: nn.Module | None) -> bool:
+    batch_norms = nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d
+    return isinstance(module, batch_norms) and module.running_mean is not None
+
+
+def _feeds(conv: nn.Module | None, norm: nn.Module) -> bool:
+    return (
+        isinstance(conv, nn.Conv2d)
+        and getattr(conv, "activation", None) is None
+        and conv.out_channels == norm.num_features
+    )
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    # Not fuse_conv_bn_eval, which makes a new convolution: FPN also keeps its own in plain lists.
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
