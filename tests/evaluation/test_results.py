@@ -58,7 +58,7 @@ def test_round_trip(dataset, tmp_path):
     content = (tmp_path / "annotations.json").read_bytes()
     assert record["protocol"] == {
         "task": "bbox",
-        "evaluator": "lvis-api 0.5.3",
+        "evaluator": "lvis-api 0.5.3's metrics, computed by FastLVISEval",
         "ap": "standard, at most 300 detections an image (not Fixed AP)",
         "dataset": dataset,
         "dataset_sha256": hashlib.sha256(content).hexdigest(),

@@ -1,18 +1,18 @@
 """Box AP on LVIS, also over the novel and over the base categories."""
 
-import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import lvis.eval
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.logger import create_small_table
-from lvis import LVIS, LVISEval, LVISResults
+from lvis import LVIS
 
 from gridclip.files import write_json
 
+from .detections import Detections
+from .fast_lvis_eval import FastLVISEval
 from .results import nan_to_none
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -46,6 +46,7 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
     and over the other categories, each time over those with ground truth, as lvis-api does for
     APr; where the metadata has "novel_axes" (contiguous ids by axis, as in ShapesLVIS) also
     APr_<axis>. A group without ground truth is nan. A detector that finds nothing has AP 0.
+    :class:`FastLVISEval` computes them.
 
     Written to ``output_dir``: ``instances_predictions.pth`` and ``lvis_instances_results.json``
     as in detectron2, and ``lvis_per_category_ap.json`` (category name to AP, null where there is
@@ -130,11 +131,9 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
         if not results:
             self._logger.warning("The model detected nothing in any image: AP is 0.")
 
-        if results:
-            lvis_results = LVISResults(self._lvis_api, results, max_dets=self._max_dets_per_image)
-        else:
-            lvis_results = _NoResults(self._lvis_api)
-        lvis_eval = _LVISEval(self._lvis_api, lvis_results, "bbox")
+        lvis_eval = FastLVISEval(
+            self._lvis_api, Detections.from_results(results), max_dets=self._max_dets_per_image
+        )
         lvis_eval.params.img_ids = self.image_ids
         lvis_eval.run()
         lvis_eval.print_results()
@@ -155,7 +154,7 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
                 "of the dataset."
             ) from error
 
-    def _summarize(self, lvis_eval: LVISEval) -> dict[str, float]:
+    def _summarize(self, lvis_eval: FastLVISEval) -> dict[str, float]:
         metrics = {name: _percent(lvis_eval.results[name]) for name in _METRICS}
 
         # (IoU thresholds, recalls, categories); -1 throughout for a category without ground truth
@@ -180,37 +179,6 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             write_json(path, nan_to_none(self.per_category), indent=1)
         self._logger.info("Evaluation results for bbox:\n" + create_small_table(metrics))
         return metrics
-
-
-class _NumpyWithFloat:
-    def __getattr__(self, name):
-        return float if name == "float" else getattr(np, name)
-
-
-class _LVISEval(LVISEval):
-    """LVISEval on any numpy.
-
-    lvis-api 0.5.3 spells two dtypes of ``accumulate`` ``np.float``, an alias of ``float`` that
-    numpy 1.24 removed. Putting the alias back would show it to the whole process, so ``accumulate``
-    is bound here a second time, the same code with globals of its own in which ``np`` has it.
-    numpy and ``lvis.eval`` stay as they are; with an lvis-api that is repaired this does nothing.
-    """
-
-    accumulate = types.FunctionType(
-        LVISEval.accumulate.__code__,
-        {**vars(lvis.eval), "np": _NumpyWithFloat()},
-        argdefs=LVISEval.accumulate.__defaults__,
-        closure=LVISEval.accumulate.__closure__,
-    )
-
-
-class _NoResults(LVISResults):
-    """An empty list of detections, which the parent's constructor cannot take."""
-
-    def __init__(self, lvis_gt: LVIS):
-        self.logger = lvis_gt.logger
-        self.dataset = {**lvis_gt.dataset, "annotations": []}
-        self._create_index()
 
 
 def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:

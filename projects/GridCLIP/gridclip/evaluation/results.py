@@ -84,7 +84,7 @@ def write_results(
         "metrics": nan_to_none(metrics),
         "protocol": {
             "task": "bbox",
-            "evaluator": f"lvis-api {version('lvis')}",
+            "evaluator": f"lvis-api {version('lvis')}'s metrics, computed by FastLVISEval",
             "ap": f"standard, at most {max_dets_per_image} detections an image (not Fixed AP)",
             "dataset": dataset_name,
             "dataset_sha256": _sha256_of_annotations(dataset_name),
