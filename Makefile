@@ -27,7 +27,7 @@ WORDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check-env test lint demo demo-photographs photographs reproduce
+.PHONY: help env check-env test lint demo demo-photographs photographs reproduce compare-speed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ demo: env ## data, training, evaluation and a report in minutes: output/demo/rep
 reproduce: env ## run all variants with all seeds on the laptop world, hours; goes on after a kill
 	$(PY) scripts/reproduce.py
 	$(PY) scripts/update_results_tables.py
+
+compare-speed: env ## time GridCLIP beside ViLD, FCOS and Faster R-CNN: output/speed.json, .png
+	$(PY) scripts/compare_speed.py --json output/speed.json
 
 demo-photographs: photographs env ## the production model, a few steps on DETECTRON2_DATASETS
 	$(PY) projects/GridCLIP/train_net.py --config-file $(DEMO_CONFIG) train.output_dir=$(DEMO_OUTPUT)

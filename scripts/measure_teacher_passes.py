@@ -21,6 +21,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
+from gridclip.benchmark.cost import LVIS_TRAIN_IMAGES
 from gridclip.clip_checkpoint import load_clip
 from gridclip.data.region_teacher import encode_regions, region_inputs
 from gridclip.data.teacher import clip_inputs, encode_images
@@ -28,7 +29,6 @@ from gridclip.data.windows import windows
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 
-LVIS_TRAIN_IMAGES = 100_170
 HEIGHT, WIDTH = 480, 640
 REGIONS = 300
 REGION_BATCH = 64  # two crops each, the default of precompute_region_embeddings.py

@@ -253,7 +253,7 @@ def stages(demo: Demo) -> list[Stage]:
                 "Compare speeds",
                 lambda demo: run_command(demo, "speed", command),
                 lambda: {"script_sha256": sha256_of_file(speed)},
-                [output],
+                [output, output.with_suffix(".png")],
             )
         )
     listed.append(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
-START, END = "<!-- results -->\n", "<!-- /results -->"
+FACTORS = ("total", "cheaper_step", "shorter_schedule", "cheaper_teacher")
 
 
 def origin(record: dict) -> str:
@@ -41,39 +41,70 @@ def overfit_table(record: dict, name: str, config: str) -> str:
     )
 
 
-def training_step_table(record: dict) -> str:
-    """Time of the image-level term and peak memory of a step."""
-    height, width = record["size"]
-    time, memory = record["time"], record["memory"]
-    seconds = time["median_seconds"]
-    gridclip, fcos = memory["peak_mib"]["gridclip"], memory["peak_mib"]["fcos"]
-    ratio = memory["gridclip_over_fcos"]
-    return "\n".join(
-        [
-            f"**A training step**, R50, one image of {height} x {width}, {record['classes']} "
-            f"categories, {record['device']}, {record['threads']} threads, random weights, "
-            f"median of {record['runs']} runs in turn:",
-            "",
-            "| part | seconds | of the step |",
-            "|---|---|---|",
-            f"| step without the image-level term | {seconds['step']:.2f} | |",
-            f"| image-level term, teacher from the store | {seconds['image_level_term']:.3f} | "
-            f"{time['added_by_store']:+.1%} |",
-            "| image-level term, teacher run in the loop | "
-            f"{seconds['image_level_term'] + seconds['teacher_pass']:.3f} | "
-            f"{time['added_by_teacher_in_the_loop']:+.1%} |",
-            "",
-            "| peak memory of the step, MiB | GridCLIP | detectron2's FCOS, same backbone and "
-            "towers | ratio |",
-            "|---|---|---|---|",
-            f"| tensors (torch.profiler) | {gridclip['tensors']:.0f} | {fcos['tensors']:.0f} | "
-            f"{ratio['tensors']:.2f} |",
-            f"| resident set | {gridclip['resident_set']:.0f} | {fcos['resident_set']:.0f} | "
-            f"{ratio['resident_set']:.2f} |",
-            "",
-            origin(record),
-        ]
-    )
+def speed_table(record: dict) -> str:
+    """The comparison of scripts/compare_speed.py: inference, training, cost in all, ratios."""
+    setup, inference = record["setup"], record["inference"]
+    height, width = setup["size"]
+    lines = [
+        f"**Speed**, {setup['batch_size']} image of {height} x {width}, {setup['processor']}, "
+        f"{setup['threads']} threads, {setup['dtype']}, random weights, median of "
+        f"{setup['runs']} runs by turns. *Official* post-processing is each detector's own; "
+        "*matched* gives ViLD GridCLIP's score threshold.",
+        "",
+        "| inference | s, official | s, matched | backbone | neck | proposals | head | classifier "
+        "| post-processing | 1e9 multiply-adds |",
+        "|---" * 10 + "|",
+    ]
+    stages = ("backbone", "neck", "proposals", "head", "classifier", "post-processing")
+    for key, measured in inference.items():
+        seconds = [measured["p50"], measured["matched_p50"]]
+        seconds += [measured["stages"].get(stage) for stage in stages]
+        gmac = record["arithmetic"].get(key, {}).get("gmac")
+        cells = ["–" if s is None else f"{s:.2f}" for s in seconds]
+        cells.append("–" if gmac is None else f"{gmac:.0f}")
+        lines.append(f"| {measured['title']} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "![Seconds of the stages](results/speed_cpu.png)",
+        "",
+        "| training step, an image | s | forward | backward | optimizer | peak of tensors, MiB "
+        "| resident set, MiB |",
+        "|---" * 7 + "|",
+    ]
+    for key, step in record["training"].items():
+        cells = [f"{step[part]:.2f}" for part in ("step", "forward", "backward", "optimizer")]
+        peaks = record["memory"].get(key, {})
+        cells += [f"{peaks[k]:.0f}" if k in peaks else "–" for k in ("tensors", "resident_set")]
+        lines.append(f"| {inference[key]['title']} | " + " | ".join(cells) + " |")
+    term = record["training"]["gridclip"]["image_level_term"]
+    lines += [
+        "",
+        f"The image-level term adds {term['added_by_store']:.1%} to a step of GridCLIP with the "
+        f"teacher's embeddings from the store, and would add "
+        f"{term['added_by_teacher_in_the_loop']:.1%} with the teacher in the loop.",
+        "",
+        "| training in all, on this machine | teacher, h | images seen | steps, h | ratio to 1x | "
+        "cheaper step | shorter schedule | cheaper teacher |",
+        "|---" * 8 + "|",
+    ]
+    for name, cost in record["training_cost"].items():
+        teacher = cost["teacher_seconds"] / 3600
+        factors = cost.get("over_first", dict.fromkeys(FACTORS, 1.0))
+        cells = [f"{teacher:.0f}", f"{cost['images_seen'] / 1e6:.2f}M"]
+        cells += [f"{cost['hours'] - teacher:.0f}", *(f"{factors[f]:.2f}" for f in FACTORS)]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "A ratio in all is the product of the three on its right.",
+        "",
+        "| ratio | measured | of multiply-adds |",
+        "|---|---|---|",
+    ]
+    for name, value in record["ratios"].items():
+        bound = record["arithmetic_ratios"].get(name)
+        cells = ["–" if v is None else f"{v:.3g}" for v in (value, bound)]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", origin(setup)])
 
 
 def teacher_passes_table(record: dict) -> str:
@@ -109,6 +140,9 @@ VARIANTS = {
     "gridclip": "GridCLIP",
     "whole_image_alignment": "image-level alignment in the paper's words",
     "no_image_alignment": "without image-level alignment",
+    "slow_backbone": "without it, the backbone's learning rate a tenth",
+    "no_dense_scores": "GridCLIP without dense scores",
+    "grid_level_alone": "grid-level alignment alone, the backbone's learning rate a tenth",
     "closed_set": "without grid-level alignment (closed set)",
     "random_init": "random instead of CLIP initialisation",
     "vild_text": "ViLD-text",
@@ -152,41 +186,53 @@ def mean_and_spread(cell: dict | None) -> str:
     return f"{cell['mean']:.1f}{spread}"
 
 
-TABLES = {
-    "laptop_world.json": laptop_world_table,
-    "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
-    "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),
-    "teacher_passes_cpu.json": teacher_passes_table,
-    "training_step_cpu.json": training_step_table,
+# By section of the README, between <!-- NAME --> and <!-- /NAME -->.
+SECTIONS = {
+    "results": {
+        "laptop_world.json": laptop_world_table,
+        "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
+        "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),
+    },
+    "speed": {
+        "speed_cpu.json": speed_table,
+        "teacher_passes_cpu.json": teacher_passes_table,
+    },
 }
 
 
-def render(results: Path) -> str:
-    """The tables of the result files that are there, in order."""
+def render(results: Path, section: str) -> str:
+    """The tables of the section's result files that are there, in order."""
     parts = [
         table(json.loads((results / name).read_text()))
-        for name, table in TABLES.items()
+        for name, table in SECTIONS[section].items()
         if (results / name).is_file()
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def replace_section(text: str, section: str) -> str:
-    """``text`` with what stands between the markers replaced.
+def replace_section(text: str, name: str, section: str) -> str:
+    """``text`` with what stands between the markers of ``name`` replaced.
 
     Raises:
         ValueError: the markers are not there.
     """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+    before, start, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
     if not start or not end:
-        raise ValueError(f"The README lacks the markers {START.strip()} and {END}.")
+        raise ValueError(f"The README lacks the markers <!-- {name} --> and <!-- /{name} -->.")
     return before + start + section + end + after
+
+
+def update(text: str, results: Path) -> str:
+    """``text`` with every section made anew."""
+    for name in SECTIONS:
+        text = replace_section(text, name, render(results, name))
+    return text
 
 
 def main() -> None:
     readme = PROJECT / "README.md"
-    readme.write_text(replace_section(readme.read_text(), render(PROJECT / "results")))
+    readme.write_text(update(readme.read_text(), PROJECT / "results"))
     print(readme)
 
 

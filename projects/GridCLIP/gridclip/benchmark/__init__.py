@@ -1,0 +1,1 @@
+"""Speed, memory and arithmetic of detectors, measured side by side."""

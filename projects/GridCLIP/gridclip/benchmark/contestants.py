@@ -1,0 +1,169 @@
+"""The detectors that are compared, built from configs or as their packages build them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from detectron2 import model_zoo
+from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.structures import Boxes, Instances
+from omegaconf import DictConfig
+from torch import nn
+from torchvision.models.detection import fcos_resnet50_fpn
+
+from gridclip.engine import GridCLIPCheckpointer
+from gridclip.text import TextEmbeddings, load_categories
+
+from .random_weights import calibrate_norms, calibrate_scores
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A detector in a form that another process can build anew.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name for people.
+        factory: makes the model from ``config``, with random weights.
+        config: a LazyConfig's file, of the model, optimizer and schedule; None: it can't be
+            trained here.
+        weights: a checkpoint of the trained detector; None: random.
+    """
+
+    key: str
+    title: str
+    factory: Callable[[Path | None], nn.Module]
+    config: Path | None = None
+    weights: str | None = None
+
+    def build(self, inputs: list[dict], device: str, seed: int = 0) -> nn.Module:
+        """The model on its device, in evaluation mode.
+
+        Args:
+            inputs: pictures, to which random weights are adapted: norms are calibrated, and about
+                as many (box, category) pairs pass the score threshold in every detector.
+        """
+        torch.manual_seed(seed)
+        model = self.factory(self.config).to(device).eval()
+        if self.weights:
+            GridCLIPCheckpointer(model).load(self.weights)
+        else:
+            calibrate_norms(model, inputs)
+            calibrate_scores(model, inputs)
+        return model
+
+
+def post_processing(model: nn.Module) -> dict[str, float]:
+    """The settings that detections depend on."""
+    if isinstance(model, TorchvisionDetector):
+        names = ("score_thresh", "topk_candidates", "nms_thresh", "detections_per_img")
+        return {name: getattr(model.detector, name) for name in names}
+    if isinstance(model, GeneralizedRCNN):
+        names = ("test_score_thresh", "test_nms_thresh", "test_topk_per_image")
+        settings = {name: getattr(model.roi_heads.box_predictor, name) for name in names}
+        return {"proposals": model.proposal_generator.post_nms_topk[False], **settings}
+    names = ("test_score_thresh", "test_topk_candidates", "test_nms_thresh")
+    return {name: getattr(model, name) for name in (*names, "max_detections_per_image")}
+
+
+def load_config(path: Path) -> DictConfig:
+    """
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: it is not of a detector that classifies by text embeddings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No config at {path}: see projects/GridCLIP/configs.")
+    cfg = LazyConfig.load(str(path))
+    if "classifier" not in cfg.get("model", {}):
+        raise ValueError(f"{path} has no model.classifier: give a config of GridCLIP or ViLD.")
+    return cfg
+
+
+def text_embeddings(cfg: DictConfig) -> TextEmbeddings:
+    """Of the config's file, or random ones for its categories where that is missing."""
+    file = Path(cfg.model.classifier.text_embeddings)
+    if file.is_file():
+        return TextEmbeddings.load(file)
+    count = len(load_categories(cfg.clip.names))
+    return random_text_embeddings(count, cfg.model.classifier.embed_dim)
+
+
+def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
+    """``count`` categories with random unit vectors of width ``dim``, the same every time."""
+    table = torch.randn(count, dim, generator=torch.Generator().manual_seed(count))
+    names = tuple(f"category {i}" for i in range(count))
+    return TextEmbeddings(names, F.normalize(table, dim=1), (), "random", "")
+
+
+def from_config(config: Path) -> nn.Module:
+    cfg = load_config(config)
+    # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
+    classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings(cfg)}
+    return instantiate({**cfg.model, "classifier": classifier})
+
+
+def fcos_like(config: Path) -> nn.Module:
+    """detectron2's closed-set FCOS with the backbone, neck, towers, number of categories and
+    post-processing of a GridCLIP config."""
+    cfg = load_config(config)
+    num_classes, cfg = len(text_embeddings(cfg)), cfg.model
+    backbone = instantiate(cfg.backbone)
+    return FCOS(
+        backbone=backbone,
+        head=FCOSHead(
+            input_shape=[backbone.output_shape()[name] for name in cfg.head_in_features],
+            conv_dims=list(cfg.head.conv_dims),
+            num_classes=num_classes,
+            norm="GN",
+        ),
+        head_in_features=list(cfg.head_in_features),
+        num_classes=num_classes,
+        test_score_thresh=cfg.test_score_thresh,
+        test_topk_candidates=cfg.test_topk_candidates,
+        test_nms_thresh=cfg.test_nms_thresh,
+        max_detections_per_image=cfg.max_detections_per_image,
+        pixel_mean=list(cfg.pixel_mean),
+        pixel_std=list(cfg.pixel_std),
+    )
+
+
+def lvis_faster_rcnn(_: None = None) -> nn.Module:
+    """detectron2's LVIS v1 Mask R-CNN R50 without its mask branch."""
+    cfg = model_zoo.get_config("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def torchvision_fcos(_: None = None) -> nn.Module:
+    return TorchvisionDetector(
+        fcos_resnet50_fpn(weights=None, weights_backbone=None, _skip_resize=True)
+    )
+
+
+class TorchvisionDetector(nn.Module):
+    """A detector of torchvision with detectron2's inputs and outputs, for inference."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        device = next(self.parameters()).device
+        images = [x["image"].to(device).float().div(255) for x in batched_inputs]
+        return [
+            {
+                "instances": Instances(
+                    tuple(image.shape[-2:]),
+                    pred_boxes=Boxes(found["boxes"]),
+                    scores=found["scores"],
+                    pred_classes=found["labels"],
+                )
+            }
+            for image, found in zip(images, self.detector(images), strict=True)
+        ]

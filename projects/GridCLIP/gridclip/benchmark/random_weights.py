@@ -1,0 +1,129 @@
+"""Random weights under which a detector works as a trained one does: signals of ordinary size,
+various categories among the best, as many (box, category) pairs above every score threshold.
+
+What the threshold lets through decides what post-processing costs, so it must be the same for all.
+"""
+
+import copy
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.meta_arch import FCOS, GeneralizedRCNN
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
+
+from gridclip.modeling import GridCLIP
+from gridclip.vild import ViLD
+
+# What GridCLIP's five levels of 1000 candidates hand on to NMS at most.
+SURVIVORS = 5000
+_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d)
+
+
+@torch.no_grad()
+def calibrate_norms(model: nn.Module, inputs: list[dict]) -> None:
+    """Set the statistics of the backbone's batch norms, frozen or not, to these pictures'."""
+
+    def set_statistics(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(arguments[0].mean(dim=(0, 2, 3)))
+        norm.running_var.copy_(arguments[0].var(dim=(0, 2, 3)))
+
+    hooks = [
+        module.register_forward_pre_hook(set_statistics)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+    ]
+    try:
+        if isinstance(model, FCOS | GeneralizedRCNN):
+            model.backbone(model.preprocess_image(inputs).tensor)
+        else:
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURVIVORS) -> None:
+    """Favour no category, and let ``survivors`` pairs of the first picture pass the threshold.
+
+    Random features have much in common; without the first step all boxes are of the same few
+    categories. ViLD has no bias to shift: in the official post-processing every pair passes, and of
+    its softmax scores some ten a proposal pass GridCLIP's threshold.
+    """
+    inputs = inputs[:1]
+    if isinstance(model, ViLD):
+        heads = model.roi_heads
+        projections = [heads.box_predictor.projection]
+        if heads.image_head is not None:
+            projections.append(heads.image_projection)
+        for projection in projections:
+            projection.bias -= _output_of(projection, model, inputs).mean(dim=0)
+    elif isinstance(model, GeneralizedRCNN):
+        predictor = model.roi_heads.box_predictor
+        logits = _output_of(predictor, model, inputs)[0].double()
+        shift = -logits.mean(dim=0)
+        shift[-1] += _background_shift(logits + shift, predictor.test_score_thresh, survivors)
+        predictor.cls_score.bias += shift
+    elif isinstance(model, GridCLIP):
+        features, _, centerness = _output_of(model.head, model, inputs)
+        features = torch.cat(features, dim=1)[0]
+        mean = features.mean(dim=0)
+        weight = model.head.grid_embedding.weight
+        weight -= torch.outer(weight @ mean, mean) / (mean @ mean)
+        logits = model.classifier.fold(model.head.grid_embedding)(features)
+        model.classifier.bias += _dense_shift(
+            logits, torch.cat(centerness, dim=1)[0], model.test_score_thresh, survivors
+        )
+    else:
+        logits, centerness, threshold, bias = _closed_set_outputs(model, inputs)
+        shift = -logits.mean(dim=0)
+        bias += shift + _dense_shift(logits + shift, centerness, threshold, survivors)
+
+
+def _dense_shift(logits: Tensor, centerness: Tensor, threshold: float, survivors: int) -> Tensor:
+    """sqrt(sigmoid(logit + shift) sigmoid(centerness)) > threshold for ``survivors`` pairs.
+
+    Args:
+        logits, centerness: (R, C), (R, 1).
+    """
+    needed = (threshold**2 / centerness.sigmoid()).clamp(max=1).logit()  # infinite: it never will
+    margins = (logits - needed).flatten()
+    return -margins.topk(min(survivors, len(margins))).values[-1]
+
+
+def _background_shift(logits: Tensor, threshold: float, survivors: int) -> Tensor:
+    """Of the background's logit, the last, for softmax > threshold in ``survivors`` pairs."""
+    foreground = logits[:, :-1].exp()
+    # exp(l) / (sum + exp(background + shift)) > t: shift < log(exp(l) / t - sum) - background.
+    room = foreground / threshold - foreground.sum(dim=1, keepdim=True)
+    shifts = (room.clamp(min=1e-300).log() - logits[:, -1:]).flatten()
+    return shifts.topk(min(survivors, len(shifts))).values[-1]
+
+
+def _closed_set_outputs(
+    model: nn.Module, inputs: list[dict]
+) -> tuple[Tensor, Tensor, float, Tensor]:
+    """(R, C) logits, (R, 1) centerness, the score threshold and the (C,) bias."""
+    if isinstance(model, FCOS):
+        logits, _, centerness = (
+            torch.cat([level[0].flatten(1) for level in levels], dim=1).T
+            for levels in _output_of(model.head, model, inputs)
+        )
+        return logits, centerness, model.test_score_thresh, model.head.cls_score.bias
+    detector = model.detector
+    out = _output_of(detector.head, model, inputs)
+    bias = detector.head.classification_head.cls_logits.bias
+    return out["cls_logits"][0], out["bbox_ctrness"][0], detector.score_thresh, bias
+
+
+def _output_of(module: nn.Module, model: nn.Module, inputs: list[dict]):
+    """A copy of what ``module`` first returns in a forward pass of ``model``."""
+    outputs = []
+    # FCOS changes its head's outputs in place.
+    hook = module.register_forward_hook(lambda _, __, out: outputs.append(copy.deepcopy(out)))
+    try:
+        model(inputs)
+    finally:
+        hook.remove()
+    return outputs[0]

@@ -1,0 +1,89 @@
+"""The ratios of a record that ``scripts/compare_speed.py`` writes; they follow from it alone."""
+
+from typing import NamedTuple
+
+from .inference import median_ratio
+
+# Section and field of lists by run, and of single figures.
+_BY_RUN = {
+    "official": ("inference", "seconds"),
+    "matched": ("inference", "matched_seconds"),
+    "step": ("training", "seconds"),
+}
+_SINGLE = {
+    "memory": ("memory", "tensors"),
+    "total": ("training_cost", "seconds"),
+    "arithmetic": ("arithmetic", "gmac"),
+}
+
+
+class Ratio(NamedTuple):
+    """Of which figure, and of what over what."""
+
+    kind: str
+    top: str
+    bottom: str
+
+
+DEFAULT = {
+    "inference_vild_over_gridclip_official": Ratio("official", "vild", "gridclip"),
+    "inference_vild_over_gridclip_matched": Ratio("matched", "vild", "gridclip"),
+    "inference_vild_ensemble_over_gridclip_official": Ratio(
+        "official", "vild_ensemble", "gridclip"
+    ),
+    "inference_vild_ensemble_over_gridclip_matched": Ratio("matched", "vild_ensemble", "gridclip"),
+    "training_step_vild_over_gridclip": Ratio("step", "vild", "gridclip"),
+    "training_total_vild_over_gridclip": Ratio("total", "vild_official", "gridclip_1x"),
+    "inference_gridclip_over_fcos": Ratio("official", "gridclip", "fcos"),
+    "inference_fasterrcnn_over_gridclip": Ratio("official", "faster_rcnn", "gridclip"),
+    "training_step_gridclip_over_fcos": Ratio("step", "gridclip", "fcos"),
+    "training_memory_gridclip_over_fcos": Ratio("memory", "gridclip", "fcos"),
+}
+
+
+def over_first(keys: list[str]) -> dict[str, Ratio]:
+    """Every figure of every other detector over the first one's."""
+    first, *others = keys
+    names = {
+        "official": "inference_{}_over_{}_official",
+        "matched": "inference_{}_over_{}_matched",
+        "step": "training_step_{}_over_{}",
+        "memory": "training_memory_{}_over_{}",
+        "total": "training_total_{}_over_{}",
+    }
+    return {
+        name.format(key, first): Ratio(kind, key, first)
+        for key in others
+        for kind, name in names.items()
+    }
+
+
+def evaluate(record: dict, ratio: Ratio) -> float | None:
+    """None where something was not measured."""
+    section, field = (_BY_RUN | _SINGLE)[ratio.kind]
+    measured = record[section]
+    if ratio.top not in measured or ratio.bottom not in measured:
+        return None
+    top, bottom = measured[ratio.top][field], measured[ratio.bottom][field]
+    return median_ratio(top, bottom) if ratio.kind in _BY_RUN else top / bottom
+
+
+def default_ratios(record: dict) -> dict[str, float | None]:
+    """Those of the default comparison, under fixed names."""
+    measured = {name: evaluate(record, ratio) for name, ratio in DEFAULT.items()}
+    inference, lvis = record["inference"], record["lvis_evaluation"]
+    return {
+        **measured,
+        "classifier_share_1203": inference["gridclip"]["classifier_share"],
+        "classifier_share_21k": inference["gridclip_21k"]["classifier_share"],
+        "lvis_eval_api_over_ours": lvis and lvis["lvis_eval_api_over_ours"],
+    }
+
+
+def arithmetic_ratios(record: dict, ratios: dict[str, Ratio]) -> dict[str, float | None]:
+    """What each ratio of inference times would be, did only multiply-adds count."""
+    return {
+        name: evaluate(record, Ratio("arithmetic", ratio.top, ratio.bottom))
+        for name, ratio in ratios.items()
+        if ratio.kind in ("official", "matched")
+    }

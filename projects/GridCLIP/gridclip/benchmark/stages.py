@@ -1,0 +1,146 @@
+"""How long the stages of a detector take: its methods are wrapped while it is measured."""
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+from unittest.mock import patch
+
+import torch
+from detectron2.modeling.meta_arch import FCOS, GeneralizedRCNN
+from torch import nn
+
+from gridclip.modeling import GridCLIP
+from gridclip.modeling.text_classifier import FoldedClassifier
+from gridclip.vild import ViLD
+
+from .contestants import TorchvisionDetector
+
+STAGES = (
+    "preprocess",  # normalisation, padding, batching; pictures are read and resized before
+    "backbone",
+    "neck",
+    "proposals",
+    "head",  # of two-stage detectors the RoI pooling and head
+    "classifier",
+    "post-processing",
+    "other",  # anchors, instances, what lies between the others
+)
+
+
+class StageClock:
+    """Adds up the seconds of named stages, each without those that lie within it.
+
+    Attributes:
+        seconds: by stage.
+    """
+
+    def __init__(self, device: str):
+        self.on_cuda = torch.device(device).type == "cuda"
+        self.seconds: Counter[str] = Counter()
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @property
+    def current(self) -> str | None:
+        """The innermost stage."""
+        return self._open[-1] if self._open else None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._book()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._book()
+            self._open.pop()
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """``function`` as a stage."""
+
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with self.stage(name):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+    def _book(self) -> None:
+        if self.on_cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+class StageFunction(NamedTuple):
+    """A stage and the attribute of an object whose call it is."""
+
+    stage: str
+    owner: object
+    attribute: str
+
+
+def stage_functions(model: nn.Module) -> list[StageFunction]:
+    """What to time in a detector; one call may lie within another.
+
+    Raises:
+        ValueError: it is of an architecture that is not known here.
+    """
+    if isinstance(model, TorchvisionDetector):
+        detector = model.detector
+        return [
+            StageFunction("preprocess", detector.transform, "forward"),
+            StageFunction("neck", detector.backbone, "forward"),
+            StageFunction("backbone", detector.backbone.body, "forward"),
+            StageFunction("head", detector.head, "forward"),
+            StageFunction("classifier", detector.head.classification_head.cls_logits, "forward"),
+            StageFunction("post-processing", detector, "postprocess_detections"),
+        ]
+    if not isinstance(model, FCOS | GeneralizedRCNN):
+        raise ValueError(f"The stages of a {type(model).__name__} are not known.")
+    common = [
+        StageFunction("preprocess", model, "preprocess_image"),
+        StageFunction("neck", model.backbone, "forward"),
+        StageFunction("backbone", model.backbone.bottom_up, "forward"),
+    ]
+    if isinstance(model, FCOS):
+        common += [
+            StageFunction("head", model.head, "forward"),
+            StageFunction("post-processing", model, "forward_inference"),
+        ]
+        if isinstance(model, GridCLIP):
+            return [
+                *common,
+                StageFunction("classifier", model, "_dense_probabilities"),
+                StageFunction("classifier", model.classifier, "fold"),
+                StageFunction("classifier", FoldedClassifier, "__call__"),
+            ]
+        return [*common, StageFunction("classifier", model.head.cls_score, "forward")]
+    predictor = model.roi_heads.box_predictor
+    common += [
+        StageFunction("proposals", model.proposal_generator, "forward"),
+        StageFunction("head", model.roi_heads, "forward"),
+        StageFunction("classifier", predictor, "forward"),
+        StageFunction("post-processing", predictor, "inference"),
+    ]
+    if isinstance(model, ViLD) and model.roi_heads.image_head is not None:
+        common += [
+            StageFunction("classifier", model.roi_heads.image_projection, "forward"),
+            StageFunction("classifier", model.classifier, "forward"),
+        ]
+    return common
+
+
+@contextmanager
+def timed_stages(model: nn.Module, clock: StageClock) -> Iterator[None]:
+    """While it lasts, calls of the model's stages are booked on the clock."""
+    with ExitStack() as stack:
+        for stage, owner, attribute in stage_functions(model):
+            function = clock.timed(stage, getattr(owner, attribute))
+            stack.enter_context(patch.object(owner, attribute, function))
+        yield
