@@ -1,4 +1,4 @@
-"""The open-vocabulary 1x run, tiny: other sizes, iterations and device, nothing else.
+"""The open-vocabulary 1x run, tiny: other sizes, iterations, windows and device.
 
 Without OpenAI's weights at hand it runs on an archive of RN50's true sizes with random weights;
 give clip.weights=clip://RN50 for the real ones.
@@ -8,6 +8,7 @@ from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimize
 
 clip.weights = "random-clip://RN50"
 clip.templates = "single"
+clip.windows = "whole"  # one pass of the teacher a picture instead of nine
 clip.text_embeddings = "${train.output_dir}/text_embeddings.safetensors"
 clip.image_embeddings = "${train.output_dir}/image_embeddings"
 
