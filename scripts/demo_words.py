@@ -32,7 +32,9 @@ def search_pictures(
     dataset = predictor.cfg.dataloader.test.dataset.names
     metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
     base = [n for i, n in enumerate(metadata.thing_classes) if i not in metadata.novel_classes]
-    predictor.set_vocabulary(words)
+    # The names trained on stand beside the words: scores say what an object is rather called.
+    others = [name.replace("_", " ") for name in base]
+    predictor.set_vocabulary([*words, *(name for name in others if name not in words)])
 
     found: dict[str, list] = {word: [] for word in words}
     for record in tqdm(records, "search", unit="picture"):
