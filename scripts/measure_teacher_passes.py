@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gridclip.benchmark.cost import LVIS_TRAIN_IMAGES
+from gridclip.benchmark.inputs import REGIONS
 from gridclip.clip_checkpoint import load_clip
 from gridclip.data.region_teacher import encode_regions, region_inputs
 from gridclip.data.teacher import clip_inputs, encode_images
@@ -30,7 +31,6 @@ from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 
 HEIGHT, WIDTH = 480, 640
-REGIONS = 300
 REGION_BATCH = 64  # two crops each, the default of precompute_region_embeddings.py
 FLOAT16, BOX = 2, 4 * 4  # bytes
 

@@ -98,9 +98,7 @@ class Grid:
                 self._add_preparation(variant)
         for seed in args.seeds:
             for variant in args.variants:
-                if variant in EVALUATED:
-                    self._add_evaluation(variant, seed)
-                elif variant not in DISTILLED:
+                if variant not in DISTILLED:
                     self._add_run(variant, seed)
         distilled = [variant for variant in args.variants if variant in DISTILLED]
         if distilled:
@@ -141,30 +139,23 @@ class Grid:
         self._last_preparation = task.name
 
     def _add_run(self, variant: str, seed: int) -> None:
+        """A training, or the evaluation of another variant's weights."""
         folder = self.folder / variant / f"seed{seed}"
-        cfg, overrides = self.config(variant, folder, seed)
-        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--resume"]
+        if trained := EVALUATED.get(variant):
+            weights = self.folder / trained / f"seed{seed}/model_final.pth"
+            own = [f"train.init_checkpoint={weights}"]
+            mode, need = "--eval-only", f"{trained} seed {seed}"
+        else:
+            own, mode, need = [], "--resume", f"{variant} preparation"
+        cfg, overrides = self.config(variant, folder, seed, *own)
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), mode]
         self.runs[variant, seed] = self._add(
             f"{variant} seed {seed}",
             folder,
             cfg,
             [*command, *overrides],
-            needs=[f"{variant} preparation"],
-            group=variant,
-            outcome=lambda: outcome(folder),
-        )
-
-    def _add_evaluation(self, variant: str, seed: int) -> None:
-        trained, folder = EVALUATED[variant], self.folder / variant / f"seed{seed}"
-        weights = self.folder / trained / f"seed{seed}/model_final.pth"
-        cfg, overrides = self.config(variant, folder, seed, f"train.init_checkpoint={weights}")
-        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--eval-only"]
-        self.runs[variant, seed] = self._add(
-            f"{variant} seed {seed}",
-            folder,
-            cfg,
-            [*command, *overrides],
-            needs=[f"{trained} seed {seed}"],
+            needs=[need],
+            group=None if trained else variant,
             outcome=lambda: outcome(folder),
         )
 
