@@ -7,8 +7,9 @@ import json
 from functools import partial
 from pathlib import Path
 
+from gridclip.benchmark import report
+
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
-FACTORS = ("total", "cheaper_step", "shorter_schedule", "cheaper_teacher")
 
 
 def origin(record: dict) -> str:
@@ -43,68 +44,15 @@ def overfit_table(record: dict, name: str, config: str) -> str:
 
 def speed_table(record: dict) -> str:
     """The comparison of scripts/compare_speed.py: inference, training, cost in all, ratios."""
-    setup, inference = record["setup"], record["inference"]
-    height, width = setup["size"]
-    lines = [
-        f"**Speed**, {setup['batch_size']} image of {height} x {width}, {setup['processor']}, "
-        f"{setup['threads']} threads, {setup['dtype']}, random weights, median of "
-        f"{setup['runs']} runs by turns. *Official* post-processing is each detector's own; "
-        "*matched* gives ViLD GridCLIP's score threshold.",
-        "",
-        "| inference | s, official | s, matched | backbone | neck | proposals | head | classifier "
-        "| post-processing | 1e9 multiply-adds |",
-        "|---" * 10 + "|",
-    ]
-    stages = ("backbone", "neck", "proposals", "head", "classifier", "post-processing")
-    for key, measured in inference.items():
-        seconds = [measured["p50"], measured["matched_p50"]]
-        seconds += [measured["stages"].get(stage) for stage in stages]
-        gmac = record["arithmetic"].get(key, {}).get("gmac")
-        cells = ["–" if s is None else f"{s:.2f}" for s in seconds]
-        cells.append("–" if gmac is None else f"{gmac:.0f}")
-        lines.append(f"| {measured['title']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "![Seconds of the stages](results/speed_cpu.png)",
-        "",
-        "| training step, an image | s | forward | backward | optimizer | peak of tensors, MiB "
-        "| resident set, MiB |",
-        "|---" * 7 + "|",
-    ]
-    for key, step in record["training"].items():
-        cells = [f"{step[part]:.2f}" for part in ("step", "forward", "backward", "optimizer")]
-        peaks = record["memory"].get(key, {})
-        cells += [f"{peaks[k]:.0f}" if k in peaks else "–" for k in ("tensors", "resident_set")]
-        lines.append(f"| {inference[key]['title']} | " + " | ".join(cells) + " |")
-    term = record["training"]["gridclip"]["image_level_term"]
-    lines += [
-        "",
-        f"The image-level term adds {term['added_by_store']:.1%} to a step of GridCLIP with the "
-        f"teacher's embeddings from the store, and would add "
-        f"{term['added_by_teacher_in_the_loop']:.1%} with the teacher in the loop.",
-        "",
-        "| training in all, on this machine | teacher, h | images seen | steps, h | ratio to 1x | "
-        "cheaper step | shorter schedule | cheaper teacher |",
-        "|---" * 8 + "|",
-    ]
-    for name, cost in record["training_cost"].items():
-        teacher = cost["teacher_seconds"] / 3600
-        factors = cost.get("over_first", dict.fromkeys(FACTORS, 1.0))
-        cells = [f"{teacher:.0f}", f"{cost['images_seen'] / 1e6:.2f}M"]
-        cells += [f"{cost['hours'] - teacher:.0f}", *(f"{factors[f]:.2f}" for f in FACTORS)]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "A ratio in all is the product of the three on its right.",
-        "",
-        "| ratio | measured | of multiply-adds |",
-        "|---|---|---|",
-    ]
-    for name, value in record["ratios"].items():
-        bound = record["arithmetic_ratios"].get(name)
-        cells = ["–" if v is None else f"{v:.3g}" for v in (value, bound)]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", origin(setup)])
+    return "\n\n".join(
+        [
+            "**Speed.** *Official* post-processing is each detector's own; *matched* gives ViLD "
+            "GridCLIP's score threshold.",
+            report.tables(record, tablefmt="github"),
+            "![Seconds of the stages](results/speed_cpu.png)",
+            origin(record["setup"]),
+        ]
+    )
 
 
 def teacher_passes_table(record: dict) -> str:

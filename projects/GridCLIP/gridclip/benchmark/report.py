@@ -1,5 +1,7 @@
 """The comparison as text tables and as a picture."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -14,20 +16,32 @@ _COLORS = dict(zip(STAGES, colormaps["tab10"].colors, strict=False))
 _FACTORS = ("cheaper_step", "shorter_schedule", "cheaper_teacher")
 
 
-def tables(record: dict) -> str:
-    """All figures of a record that ``scripts/compare_speed.py`` writes."""
+def tables(record: dict, tablefmt: str = "simple") -> str:
+    """All figures of a record that ``scripts/compare_speed.py`` writes.
+
+    Args:
+        tablefmt: of the tables, as tabulate calls it; "github" is Markdown.
+    """
+    make_table = partial(tabulate, tablefmt=tablefmt, missingval="–")
     parts = [
         _setup(record),
         "Inference, seconds an image: both post-processings; stages of the official one, medians",
-        _inference(record),
+        _inference(record, make_table),
         "Multiply-adds of a picture, 1e9 (fvcore), and parameters",
-        _arithmetic(record),
+        _arithmetic(record, make_table),
         "Training step, seconds an image; peak memory above model and optimizer, MiB",
-        _training(record),
+        _training(record, make_table),
     ]
+    if term := record["training"].get("gridclip", {}).get("image_level_term"):
+        parts.append(
+            f"The image-level term adds {term['added_by_store']:.1%} to a step of GridCLIP with "
+            "the teacher's embeddings from the store, and would add "
+            f"{term['added_by_teacher_in_the_loop']:.1%} with the teacher in the loop."
+        )
     if record["training_cost"]:
-        parts += ["Training in all, hours on this machine", _cost(record)]
-    parts += ["Ratios", _ratios(record)]
+        heading = "Training in all, hours on this machine; a ratio is the product of its factors"
+        parts += [heading, _cost(record, make_table)]
+    parts += ["Ratios", _ratios(record, make_table)]
     return "\n\n".join(parts)
 
 
@@ -44,7 +58,7 @@ def _setup(record: dict) -> str:
     )
 
 
-def _inference(record: dict) -> str:
+def _inference(record: dict, make_table: Callable) -> str:
     measured = record["inference"]
     used = [s for s in STAGES if any(s in m["stages"] for m in measured.values())]
     rows = [
@@ -54,10 +68,10 @@ def _inference(record: dict) -> str:
         for m in measured.values()
     ]
     headers = ["", "p50", "p90", "p50 matched", "images/s", *used, "detections", "candidates"]
-    return tabulate(rows, headers, floatfmt=".3g")
+    return make_table(rows, headers, floatfmt=".3g")
 
 
-def _arithmetic(record: dict) -> str:
+def _arithmetic(record: dict, make_table: Callable) -> str:
     counted = record["arithmetic"]
     used = [s for s in STAGES if any(s in c["gmac_by_stage"] for c in counted.values())]
     rows = [
@@ -66,10 +80,10 @@ def _arithmetic(record: dict) -> str:
         + [f"{c['parameters'] / 1e6:.1f}M"]
         for key, c in counted.items()
     ]
-    return tabulate(rows, ["", "in all", *used, "parameters"], floatfmt=".1f")
+    return make_table(rows, ["", "in all", *used, "parameters"], floatfmt=".1f")
 
 
-def _training(record: dict) -> str:
+def _training(record: dict, make_table: Callable) -> str:
     rows = []
     for key, seconds in record["training"].items():
         memory = record["memory"].get(key, {})
@@ -79,10 +93,10 @@ def _training(record: dict) -> str:
             + [memory.get("tensors"), memory.get("resident_set")]
         )
     headers = ["", "forward", "backward", "optimizer", "step", "tensors", "resident set"]
-    return tabulate(rows, headers, floatfmt=(None, *[".3g"] * 4, ".0f", ".0f"))
+    return make_table(rows, headers, floatfmt=(None, *[".3g"] * 4, ".0f", ".0f"))
 
 
-def _cost(record: dict) -> str:
+def _cost(record: dict, make_table: Callable) -> str:
     rows = []
     for name, cost in record["training_cost"].items():
         factors = cost.get("over_first", {})
@@ -92,15 +106,15 @@ def _cost(record: dict) -> str:
             + [factors.get(f) for f in ("total", *_FACTORS)]
         )
     headers = ["schedule", "teacher, h", "images seen", "s an image", "in all, h", "ratio"]
-    return tabulate(
+    return make_table(
         rows, [*headers, *(f"from {f.replace('_', ' ')}" for f in _FACTORS)], floatfmt=".3g"
     )
 
 
-def _ratios(record: dict) -> str:
+def _ratios(record: dict, make_table: Callable) -> str:
     bounds = record["arithmetic_ratios"]
     rows = [[name, value, bounds.get(name)] for name, value in record["ratios"].items()]
-    return tabulate(rows, ["", "measured", "of multiply-adds"], floatfmt=".3g", missingval="–")
+    return make_table(rows, ["", "measured", "of multiply-adds"], floatfmt=".3g")
 
 
 def draw(record: dict, path: Path) -> None:
