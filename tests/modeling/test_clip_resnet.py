@@ -199,6 +199,8 @@ def test_dense_embeddings_are_two_matrix_products(model, reference):
     expected += weights["c_proj.bias"][:, None, None]
     with torch.no_grad():
         assert_close(model.dense_embeddings(res5), expected)
+        model.fold_dense_projection()
+        assert_close(model.dense_embeddings(res5), expected)
 
 
 # -- positional embedding

@@ -52,8 +52,11 @@ def test_folded_equals_plain(features, dim, seed, exponent, subset):
     classes = torch.tensor([4, 0, 2]) if subset else None
 
     plain = classifier(projection(x), classes)
-    folded = classifier.fold(projection, classes)(x)
+    classify = classifier.fold(projection, classes)
+    folded = classify(x)
     torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
+    best = plain.amax(dim=-1, keepdim=True)
+    torch.testing.assert_close(classify.best(x), best, rtol=1e-4, atol=1e-4)
 
     upstream = torch.randn(plain.shape, generator=generator)
     variables = (x, projection.weight, classifier.log_scale, classifier.bias)
@@ -67,8 +70,10 @@ def test_folded_takes_zero_features():
     classifier = TextClassifier(vocabulary(5), embed_dim=8)
     projection = torch.nn.Linear(4, 8, bias=False)
     zero = torch.zeros(3, 4, requires_grad=True)
-    logits = classifier.fold(projection)(zero)
+    classify = classifier.fold(projection)
+    logits = classify(zero)
     torch.testing.assert_close(logits, classifier.bias.expand(3, 5))
+    torch.testing.assert_close(classify.best(zero), classifier.bias.expand(3, 1))
     logits.sum().backward()
     assert torch.isfinite(zero.grad).all() and torch.isfinite(projection.weight.grad).all()
 

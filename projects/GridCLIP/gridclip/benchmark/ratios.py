@@ -36,6 +36,9 @@ DEFAULT = {
     "training_total_vild_over_gridclip": Ratio("total", "vild_official", "gridclip_1x"),
     "inference_gridclip_over_fcos": Ratio("official", "gridclip", "fcos"),
     "inference_fasterrcnn_over_gridclip": Ratio("official", "faster_rcnn", "gridclip"),
+    "inference_gridclip_bfloat16_over_gridclip": Ratio("official", "gridclip_bfloat16", "gridclip"),
+    "inference_gridclip_float16_over_gridclip": Ratio("official", "gridclip_float16", "gridclip"),
+    "inference_gridclip_compiled_over_gridclip": Ratio("official", "gridclip_compiled", "gridclip"),
     "training_step_gridclip_over_fcos": Ratio("step", "gridclip", "fcos"),
     "training_memory_gridclip_over_fcos": Ratio("memory", "gridclip", "fcos"),
 }

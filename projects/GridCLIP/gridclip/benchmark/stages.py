@@ -119,6 +119,7 @@ def stage_functions(model: nn.Module) -> list[StageFunction]:
                 StageFunction("classifier", model, "_dense_probabilities"),
                 StageFunction("classifier", model.classifier, "fold"),
                 StageFunction("classifier", FoldedClassifier, "__call__"),
+                StageFunction("classifier", FoldedClassifier, "best"),
             ]
         return [*common, StageFunction("classifier", model.head.cls_score, "forward")]
     predictor = model.roi_heads.box_predictor

@@ -1,9 +1,9 @@
 """The best (location, category) pairs of a level, without its whole matrix of scores."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from .text_classifier import FoldedClassifier
 
 # Locations scored at a time: bounds the memory at CHUNK x C logits. Those of LVIS's categories
 # then stay in a processor's cache; smaller pieces would cost a GPU more launches.
@@ -11,7 +11,7 @@ CHUNK = 1024
 
 
 def top_candidates(
-    classify: Callable[[Tensor], Tensor],
+    classifier: FoldedClassifier,
     grid_features: Tensor,
     centerness: Tensor,
     *,
@@ -26,7 +26,7 @@ def top_candidates(
     Logits tell which pairs can be: only theirs are turned into scores.
 
     Args:
-        classify: (L, F) features to (L, C) logits.
+        classifier: of the features, C categories.
         grid_features: (R, F).
         centerness: (R, 1) logits.
         score_threshold: at least 0; pairs must score more.
@@ -36,12 +36,11 @@ def top_candidates(
         scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. Which of several
         equal pairs is kept where k cuts them off is not defined.
     """
-    best_logits = torch.cat(
-        [classify(chunk).amax(dim=1, keepdim=True) for chunk in grid_features.split(CHUNK)]
-    )
+    best_logits = torch.cat([classifier.best(chunk) for chunk in grid_features.split(CHUNK)])
     best_scores = _scores(best_logits, centerness).squeeze(1)
     best_scores, locations = best_scores.topk(min(num_candidates, len(best_scores)))
-    locations = locations[best_scores > score_threshold]
+    # A little below the threshold, as a pair's own score may round differently.
+    locations = locations[best_scores > score_threshold * (1 - 1e-4)]
     if not len(locations):
         return best_scores[:0], locations, locations
 
@@ -49,7 +48,7 @@ def top_candidates(
     if len(locations) == num_candidates:
         least_score = best_scores[-1]
     centerness = centerness[locations]
-    logits = classify(grid_features[locations])
+    logits = classifier(grid_features[locations])
     rows, classes = (logits >= _least_logits(least_score, centerness)).nonzero(as_tuple=True)
     scores = _scores(logits[rows, classes], centerness[rows, 0])
     above = scores > score_threshold

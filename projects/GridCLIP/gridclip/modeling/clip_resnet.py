@@ -59,6 +59,7 @@ class CLIPResNet(ModifiedResNet, Backbone):
                 setattr(self, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
         # The attention pool defines CLIP's joint space: gradients pass through it, it stays.
         self.attnpool.requires_grad_(False)
+        self._dense_projection: nn.Linear | None = None
         if freeze_norm:
             FrozenBatchNorm2d.convert_frozen_batchnorm(self)
 
@@ -134,8 +135,24 @@ class CLIPResNet(ModifiedResNet, Backbone):
         Returns:
             (N, D, H, W), not normalised.
         """
-        values = self.attnpool.c_proj(self.attnpool.v_proj(res5.permute(0, 2, 3, 1)))
+        cells = res5.permute(0, 2, 3, 1)
+        if self._dense_projection is None:
+            values = self.attnpool.c_proj(self.attnpool.v_proj(cells))
+        else:
+            values = self._dense_projection(cells)
         return values.permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def fold_dense_projection(self) -> None:
+        """Make one matrix of the two of :meth:`dense_embeddings`: a third of the multiply-adds.
+
+        For inference alone: the weights have to stay as they are.
+        """
+        value, project = self.attnpool.v_proj, self.attnpool.c_proj
+        folded = nn.Linear(value.in_features, project.out_features).to(value.weight)
+        folded.weight.copy_(project.weight @ value.weight)
+        folded.bias.copy_(project(value.bias))
+        self._dense_projection = folded.requires_grad_(False)
 
     def _stages(self) -> list[list[nn.Module]]:
         stem = [

@@ -252,11 +252,11 @@ class GridCLIP(FCOS):
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
         anchors = self.anchor_generator(features)
-        classify = self._fold_classifier()
+        classifier = self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
             levels = [
-                self._decode_level(classify, x[i], deltas[i], centerness[i], anchor, image_size)
+                self._decode_level(classifier, x[i], deltas[i], centerness[i], anchor, image_size)
                 for x, deltas, centerness, anchor in zip(*predictions, anchors, strict=True)
             ]
             found = Instances.cat(levels)
@@ -291,11 +291,11 @@ class GridCLIP(FCOS):
         return folded
 
     def _decode_level(
-        self, classify, grid_features, deltas, centerness, anchors, image_size
+        self, classifier, grid_features, deltas, centerness, anchors, image_size
     ) -> Instances:
         """The candidates of a level; ``locations`` (K, 2) are x and y in pixels."""
         scores, locations, classes = top_candidates(
-            classify,
+            classifier,
             grid_features.float(),
             centerness,
             score_threshold=self.test_score_thresh,

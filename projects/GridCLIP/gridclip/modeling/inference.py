@@ -46,6 +46,7 @@ def optimize_for_inference(
     fast.to(memory_format=torch.channels_last)
     if isinstance(fast, GridCLIP):
         fast.keep_folded_classifier = True
+        fast.backbone.bottom_up.fold_dense_projection()
     if compile:
         for name, module in fast.named_modules():
             if name in _COMPILED:

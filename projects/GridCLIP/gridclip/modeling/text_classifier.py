@@ -114,8 +114,19 @@ class FoldedClassifier:
         Returns:
             (..., K) logits.
         """
-        norm = F.linear(features, self.length).norm(dim=-1, keepdim=True)
-        return F.linear(features, self.scale * self.weight) / norm.clamp(min=1e-12) + self.bias
+        return F.linear(features, self.scale * self.weight) / self._norm(features) + self.bias
+
+    def best(self, features: Tensor) -> Tensor:
+        """The largest logit of each location: (..., 1).
+
+        Length, scale (which is positive) and bias do not change which category it is: they wait
+        until one product of each location is left.
+        """
+        products = F.linear(features, self.weight).amax(dim=-1, keepdim=True)
+        return products * self.scale / self._norm(features) + self.bias
+
+    def _norm(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.length).norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 class ClosedSetClassifier(TextClassifier):
