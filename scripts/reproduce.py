@@ -7,7 +7,8 @@
 
 After an interruption give the same command again: finished runs are kept, others go on. The summary
 is OUTPUT/WORLD/laptop_world.json; that of the whole grid on the test world is also written to
-projects/GridCLIP/results.
+projects/GridCLIP/results. The whole grid also trains GridCLIP and ViLD for other numbers of steps:
+accuracy against minutes is in laptop_world_time.json.
 """
 
 import argparse
@@ -24,10 +25,13 @@ from gridclip.experiments import (
     ChangedError,
     Task,
     TaskRecord,
+    curve_point,
+    plot_curves,
     plot_summary,
     run_identity,
     run_tasks,
     summarise,
+    training_seconds,
 )
 from gridclip.files import write_json
 from gridclip.text import TextEmbeddings
@@ -43,6 +47,15 @@ VARIANTS = (
 EVALUATED = {"no_dense_scores": "gridclip", "grid_level_alone": "slow_backbone"}  # whose weights
 DISTILLED = ("vild", "vild_ensemble")  # from region embeddings of ViLD-text's proposals
 SEEDS = (0, 1, 2)
+# Numbers of steps that the whole grid trains with the first seed besides the configs' own.
+LENGTHS = {"gridclip": (125, 250, 500, 2000), "vild": (125, 250, 500)}
+COMPARED_BY_TIME = {
+    "gridclip": "GridCLIP",
+    "vild_text": "ViLD-text",
+    "vild": "ViLD",
+    "vild_ensemble": "ViLD-ensemble",
+}
+WARMUP_STEPS = 50
 
 
 def config_file(variant: str) -> Path:
@@ -92,6 +105,7 @@ class Grid:
         self.overrides = [f"shapes.world={args.world}", *args.override]
         self.tasks: list[Task] = []
         self.runs: dict[tuple[str, int], Task] = {}
+        self.lengths: dict[tuple[str, int], Task] = {}
         self._last_preparation = None
         for variant in args.variants:
             if variant not in (*DISTILLED, *EVALUATED):
@@ -108,6 +122,10 @@ class Grid:
         for seed in args.seeds:
             for variant in distilled:
                 self._add_run(variant, seed)
+        if is_whole_grid(args):
+            for variant, lengths in LENGTHS.items():
+                for steps in lengths:
+                    self._add_length(variant, steps)
 
     def config(
         self, variant: str, folder: Path, seed: int, *overrides: str
@@ -156,6 +174,22 @@ class Grid:
             [*command, *overrides],
             needs=[need],
             group=None if trained else variant,
+            outcome=lambda: outcome(folder),
+        )
+
+    def _add_length(self, variant: str, steps: int) -> None:
+        """A training of another number of steps, with the first seed."""
+        folder = self.folder / variant / f"steps{steps}"
+        own = [f"train.max_iter={steps}", f"lr_multiplier.warmup_length={WARMUP_STEPS / steps}"]
+        cfg, overrides = self.config(variant, folder, self.seeds[0], *own)
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--resume"]
+        self.lengths[variant, steps] = self._add(
+            f"{variant} {steps} steps",
+            folder,
+            cfg,
+            [*command, *overrides],
+            needs=[f"{variant} preparation"],
+            group=f"{variant} {steps}",
             outcome=lambda: outcome(folder),
         )
 
@@ -225,6 +259,37 @@ def write_summary(grid: Grid, folder: Path) -> None:
     print(f"Written: {folder / 'laptop_world.json'}, its runs and its plot beside it")
 
 
+def write_curves(grid: Grid, folder: Path) -> None:
+    """Write laptop_world_time.json and laptop_world_time.png: accuracy against minutes.
+
+    What comes before a training: the teacher's embeddings and ViLD's proposals. The training of
+    ViLD-text, whose region proposal network makes those, is left out, in ViLD's favour.
+    """
+    seconds = {task.name: task.record.seconds for task in grid.tasks}
+    regions = ["vild_text proposals", "vild preparation"]
+    before = {"gridclip": ["gridclip preparation"], "vild": regions, "vild_ensemble": regions}
+    curves = {}
+    for variant in COMPARED_BY_TIME:
+        lengths: dict[int, list[Path]] = {}
+        for (name, _), task in [*grid.runs.items(), *grid.lengths.items()]:
+            if name == variant:
+                steps = task.record.identity["config"]["train"]["max_iter"]
+                lengths.setdefault(steps, []).append(task.log_file.parent)
+        curves[variant] = {
+            "preparation_minutes": sum(seconds[name] for name in before.get(variant, ())) / 60,
+            "points": [
+                curve_point(
+                    [read_results(run / "results.json")["metrics"]["bbox"] for run in runs],
+                    [training_seconds(run, steps) for run in runs],
+                    steps,
+                )
+                for steps, runs in sorted(lengths.items())
+            ],
+        }
+    write_json(folder / "laptop_world_time.json", curves, indent=1)
+    plot_curves(curves, COMPARED_BY_TIME, folder / "laptop_world_time.png")
+
+
 def is_whole_grid(args: argparse.Namespace) -> bool:
     everything = set(args.variants) == set(available_variants()) and set(args.seeds) == set(SEEDS)
     return everything and args.world == "test" and not args.override
@@ -248,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     write_summary(grid, grid.folder)
     if is_whole_grid(args):
         write_summary(grid, RESULTS)
+        write_curves(grid, RESULTS)
         print("Then: python scripts/update_results_tables.py")
 
 

@@ -8,7 +8,8 @@ import pytest
 
 import reproduce
 from gridclip.data.shapes import generate_shapes
-from gridclip.evaluation import read_results
+from gridclip.evaluation import read_results, write_results
+from update_results_tables import laptop_time_table
 
 
 def run(folder, *arguments):
@@ -86,3 +87,45 @@ def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
         with pytest.raises(SystemExit):
             reproduce.parse_args(arguments)
         assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def whole_grid(tmp_path, laptop_clip, monkeypatch):
+    """Of a tiny world; nothing is run."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    generate_shapes("test", tmp_path / "shapes", train=4, val=4, size=32)
+    return reproduce.Grid(reproduce.parse_args(["--output", str(tmp_path / "out")]))
+
+
+def test_whole_grid_trains_other_lengths_with_the_first_seed(whole_grid):
+    assert set(whole_grid.lengths) == {
+        (variant, steps) for variant, lengths in reproduce.LENGTHS.items() for steps in lengths
+    }
+    for (variant, steps), task in whole_grid.lengths.items():
+        cfg = task.record.identity["config"]
+        assert cfg["train"]["max_iter"] == steps and cfg["train"]["seed"] == 0
+        assert cfg["lr_multiplier"]["warmup_length"] * steps == pytest.approx(50)
+        assert task.needs == [f"{variant} preparation"]
+
+
+def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
+    """GridCLIP and ViLD: the teacher's embeddings; ViLD: the proposals, too."""
+    for task in whole_grid.tasks:
+        task.record.seconds = 60.0
+    for task in [*whole_grid.runs.values(), *whole_grid.lengths.values()]:
+        folder, cfg = task.log_file.parent, task.record.identity["config"]
+        folder.mkdir(parents=True)
+        seed, steps = cfg["train"]["seed"], cfg["train"]["max_iter"]
+        metrics = {name: 10.0 * seed for name in ("AP", "APr", "APf")}
+        write_results(folder, {"bbox": metrics}, dataset_name="shapes_test_val", num_images=4)
+        (folder / "metrics.json").write_text(json.dumps({"iteration": 19, "time": 60 / steps}))
+    reproduce.write_curves(whole_grid, tmp_path)
+    curves = json.loads((tmp_path / "laptop_world_time.json").read_text())
+    before = {name: curve["preparation_minutes"] for name, curve in curves.items()}
+    assert before == {"gridclip": 1, "vild_text": 0, "vild": 2, "vild_ensemble": 2}
+    points = {point["steps"]: point for point in curves["gridclip"]["points"]}
+    assert list(points) == [125, 250, 500, 1000, 2000]
+    assert points[1000]["n"] == 3 and points[1000]["AP"] == 10 and points[125]["AP"] == 0
+    assert {round(point["minutes"], 6) for point in points.values()} == {1}
+    assert (tmp_path / "laptop_world_time.png").is_file()
+    assert laptop_time_table(curves).count("\n| GridCLIP | ") == 5

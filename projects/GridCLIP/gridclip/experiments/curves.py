@@ -1,0 +1,74 @@
+"""Accuracy against training time: the same experiment at several lengths."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from matplotlib.figure import Figure
+
+from gridclip.files import replacing
+
+METRICS = ("AP", "APr", "APf")
+_PANELS = {"AP": "box AP, %", "APr": "box APr, novel categories, %"}
+_STYLES = ("o-", "s-", "D-", "^-")
+
+Curves = dict[str, dict]
+
+
+def training_seconds(folder: str | os.PathLike, iterations: int) -> float:
+    """What the steps of a run took, data loading included, by the times in its metrics.json.
+
+    Neither start and evaluation count nor steps that a kill made a run take twice.
+
+    Raises:
+        ValueError: the file has no times.
+    """
+    lines = (Path(folder) / "metrics.json").read_text(encoding="utf-8").splitlines()
+    logged = {line["iteration"]: line["time"] for line in map(json.loads, lines) if "time" in line}
+    if not logged:
+        raise ValueError(f"{folder}/metrics.json has no times of steps: the run was too short.")
+    return mean(logged.values()) * iterations
+
+
+def curve_point(
+    runs: Sequence[Mapping[str, float]], seconds: Sequence[float], steps: int
+) -> dict[str, float | int]:
+    """The means over the runs of one length: "steps", "minutes" of training, METRICS, "n" runs.
+
+    Args:
+        runs: metrics of each, in percent.
+        seconds: of each one's training.
+    """
+    metrics = {name: mean(run[name] for run in runs) for name in METRICS}
+    return {"steps": steps, "minutes": mean(seconds) / 60, **metrics, "n": len(runs)}
+
+
+def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLike) -> None:
+    """AP and APr against minutes, a line a variant.
+
+    Args:
+        curves: by variant "preparation_minutes", which a training of any length has before it, and
+            "points", as :func:`curve_point` makes them, from short to long.
+        titles: of the variants.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS))
+    for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
+        for (variant, curve), style in zip(curves.items(), _STYLES, strict=False):
+            minutes = [curve["preparation_minutes"] + p["minutes"] for p in curve["points"]]
+            values = [p[metric] for p in curve["points"]]
+            axes.plot(minutes, values, style, label=titles[variant], markersize=5)
+        axes.set_xscale("log")
+        ticks = [1, 2, 5, 10, 20]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("minutes of a core: CLIP's embeddings and training")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, loc="lower right")
+    with replacing(Path(png)) as partial:
+        figure.savefig(partial, dpi=150, format="png")
