@@ -57,12 +57,19 @@ CONFIGS = Path(__file__).resolve().parents[1] / "projects/GridCLIP/configs/lvis"
 ONE_X = CONFIGS / "gridclip_r50_ov_1x.py"
 CONTESTANTS = [
     Contestant("gridclip", "GridCLIP R50", from_config, ONE_X),
+    Contestant(
+        "gridclip_light",
+        "GridCLIP R50, light towers",
+        from_config,
+        CONFIGS / "gridclip_r50_ov_light_1x.py",
+    ),
     Contestant("vild", "ViLD R50", from_config, CONFIGS / "vild_r50_ov.py"),
     Contestant("vild_ensemble", "ViLD-ensemble R50", from_config, CONFIGS / "vild_ens_r50_ov.py"),
     Contestant("fcos", "FCOS, same backbone and towers", fcos_like, ONE_X),
     Contestant("faster_rcnn", "LVIS Faster R-CNN R50", lvis_faster_rcnn),
     Contestant("torchvision_fcos", "torchvision FCOS R50, 91 classes", torchvision_fcos),
 ]
+QUICK_LEAVES_OUT = ("gridclip_light", "torchvision_fcos")
 # Whose step each schedule repeats. The first is what the others are compared with.
 SCHEDULES = {
     "gridclip_1x": ("gridclip", ONE_X),
@@ -83,7 +90,8 @@ INFERENCE_OPTIONS = {
 def choose_contestants(args: argparse.Namespace) -> tuple[list[Contestant], dict]:
     """Who is compared, and the schedules of their trainings."""
     if not args.config_file:
-        return CONTESTANTS[: -1 if args.quick else None], SCHEDULES
+        left_out = QUICK_LEAVES_OUT if args.quick else ()
+        return [c for c in CONTESTANTS if c.key not in left_out], SCHEDULES
     weights = args.weights or [None] * len(args.config_file)
     chosen = [
         Contestant(path.stem, path.stem, from_config, path, checkpoint)

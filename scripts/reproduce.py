@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects/GridCLIP"
 RESULTS = PROJECT / "results"
 VARIANTS = (
-    *("gridclip", "whole_image_alignment", "no_image_alignment", "closed_set", "random_init"),
+    *("gridclip", "whole_image_alignment", "no_image_alignment", "closed_set"),
+    *("random_init", "classification_init", "light_towers"),
     *("slow_backbone", "no_dense_scores", "grid_level_alone"),
     *("vild_text", "vild", "vild_ensemble"),
 )
@@ -151,10 +152,19 @@ class Grid:
         check_text_embeddings(cfg)
         command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--dry-run"]
         needs = [self._last_preparation] if self._last_preparation else []
+        if variant == "classification_init":
+            needs.append(self._add_classifier(cfg))
         if variant in DISTILLED:
             needs.append("vild_text proposals")
         task = self._add(f"{variant} preparation", folder, cfg, [*command, *overrides], needs=needs)
         self._last_preparation = task.name
+
+    def _add_classifier(self, cfg: DictConfig) -> str:
+        """The training of what ``classification_init`` starts from; returns the task's name."""
+        command = [ROOT / "scripts/pretrain_classifier.py", "--world", cfg.shapes.world]
+        command += ["--output", cfg.train.init_checkpoint]
+        folder = self.folder / "classification_init" / "pretraining"
+        return self._add("classification_init pretraining", folder, cfg, command).name
 
     def _add_run(self, variant: str, seed: int) -> None:
         """A training, or the evaluation of another variant's weights."""

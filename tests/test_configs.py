@@ -97,7 +97,10 @@ def test_laptop_experiments_differ_in_one_thing():
             for key in default.keys() | other.keys()
             if default.get(key) != other.get(key)
         }
-        for name in ("whole_image_alignment", "no_image_alignment", "closed_set", "random_init")
+        for name in (
+            *("whole_image_alignment", "no_image_alignment", "closed_set"),
+            *("random_init", "classification_init", "light_towers"),
+        )
         for other in [flat(name)]
     }
     dense_scores = {f"model.dense_scores.{key}" for key in ("_target_", "scale", "weight")}
@@ -108,6 +111,8 @@ def test_laptop_experiments_differ_in_one_thing():
         "model.backbone.bottom_up.freeze_norm",
         *dense_scores,
     }
+    assert changed["classification_init"] == {"train.init_checkpoint", *dense_scores}
+    assert changed["light_towers"] == {"model.head.conv_dims"}
     assert changed["whole_image_alignment"] <= {
         "clip.windows",
         "model.image_alignment._target_",

@@ -18,6 +18,7 @@ RATIOS = {
     "training_total_vild_over_gridclip",
     "inference_gridclip_over_fcos",
     "inference_fasterrcnn_over_gridclip",
+    "inference_gridclip_light_over_gridclip",
     "inference_gridclip_bfloat16_over_gridclip",
     "inference_gridclip_float16_over_gridclip",
     "inference_gridclip_compiled_over_gridclip",

@@ -36,6 +36,7 @@ DEFAULT = {
     "training_total_vild_over_gridclip": Ratio("total", "vild_official", "gridclip_1x"),
     "inference_gridclip_over_fcos": Ratio("official", "gridclip", "fcos"),
     "inference_fasterrcnn_over_gridclip": Ratio("official", "faster_rcnn", "gridclip"),
+    "inference_gridclip_light_over_gridclip": Ratio("official", "gridclip_light", "gridclip"),
     "inference_gridclip_bfloat16_over_gridclip": Ratio("official", "gridclip_bfloat16", "gridclip"),
     "inference_gridclip_float16_over_gridclip": Ratio("official", "gridclip_float16", "gridclip"),
     "inference_gridclip_compiled_over_gridclip": Ratio("official", "gridclip_compiled", "gridclip"),
