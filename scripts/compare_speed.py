@@ -78,7 +78,7 @@ SCHEDULES = {
     "vild_20_epochs": ("vild", CONFIGS / "vild_r50_ov_20ep.py"),
 }
 LARGE_VOCABULARY = 21_841  # ImageNet-21k's
-LVIS_IMAGES = 500  # of the evaluators' job
+LVIS_IMAGES = 2000  # of the evaluators' job
 # Options of inference whose effect on GridCLIP is measured beside the plain one.
 INFERENCE_OPTIONS = {
     "bfloat16": dict(dtype=torch.bfloat16),

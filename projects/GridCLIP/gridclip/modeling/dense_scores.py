@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from .products import inner_products
+
 
 @dataclass(frozen=True)
 class DenseScores:
@@ -34,7 +36,7 @@ class DenseScores:
             (N, H, W, C) float32, of sum 1 over C.
         """
         unit = F.normalize(embeddings.float().permute(0, 2, 3, 1), dim=-1)
-        return (self.scale * unit @ text_embeddings.float().T).softmax(dim=-1)
+        return inner_products(self.scale * unit, text_embeddings.float()).softmax(dim=-1)
 
     def rescore(
         self, scores: Tensor, classes: Tensor, positions: Tensor, probabilities: Tensor

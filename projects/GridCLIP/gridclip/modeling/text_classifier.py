@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings
 
+from .products import inner_products
+
 
 class TextClassifier(nn.Module):
     """logits = exp(s) * cos(embedding, text embedding of a category) + b, s and b learned.
@@ -114,7 +116,8 @@ class FoldedClassifier:
         Returns:
             (..., K) logits.
         """
-        return F.linear(features, self.scale * self.weight) / self._norm(features) + self.bias
+        products = inner_products(features, self.scale * self.weight)
+        return products / self._norm(features) + self.bias
 
     def best(self, features: Tensor) -> Tensor:
         """The largest logit of each location: (..., 1).
@@ -122,11 +125,12 @@ class FoldedClassifier:
         Length, scale (which is positive) and bias do not change which category it is: they wait
         until one product of each location is left.
         """
-        products = F.linear(features, self.weight).amax(dim=-1, keepdim=True)
+        products = inner_products(features, self.weight).amax(dim=-1, keepdim=True)
         return products * self.scale / self._norm(features) + self.bias
 
     def _norm(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.length).norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        rotated = inner_products(features, self.length)
+        return rotated.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 class ClosedSetClassifier(TextClassifier):
