@@ -1,10 +1,15 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lvis import LVIS
 
 import measure_lvis_evaluation as script
+
+SCRIPTS = Path(script.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,15 @@ def test_the_job_is_the_same_for_both(job):
     assert script.make_dataset(200, seed=3) == ground_truth.dataset
     assert script.make_results(ground_truth, seed=3) == results
     assert script.make_results(ground_truth, seed=4) != results
+
+
+def test_peak_is_this_process_s_own():
+    """Not that of the larger one that started it."""
+    ballast = np.ones(300 << 20, np.uint8)
+    code = "import measure_lvis_evaluation as script; print(script.peak_kib())"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS, check=True)
+    assert 0 < int(child.stdout) < script.peak_kib() - len(ballast) / 2048
 
 
 @pytest.mark.slow

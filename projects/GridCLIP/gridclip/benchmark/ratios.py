@@ -78,10 +78,24 @@ def default_ratios(record: dict) -> dict[str, float | None]:
     inference, lvis = record["inference"], record["lvis_evaluation"]
     return {
         **measured,
+        **{
+            f"inference_{key}_over_gridclip_official_detectron2_nms": _with_detectron2_nms(
+                inference.get(key), inference["gridclip"]
+            )
+            for key in ("vild", "vild_ensemble")
+        },
         "classifier_share_1203": inference["gridclip"]["classifier_share"],
         "classifier_share_21k": inference["gridclip_21k"]["classifier_share"],
         "lvis_eval_api_over_ours": lvis and lvis["lvis_eval_api_over_ours"],
     }
+
+
+def _with_detectron2_nms(vild: dict | None, gridclip: dict) -> float | None:
+    """Official inference, were ViLD's post-processing detectron2's own function of equal result."""
+    if vild is None:
+        return None
+    rest = vild["p50"] - vild["stages"]["post-processing"]
+    return (rest + vild["naive_post_processing"]) / gridclip["p50"]
 
 
 def arithmetic_ratios(record: dict, ratios: dict[str, Ratio]) -> dict[str, float | None]:
