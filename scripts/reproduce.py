@@ -49,7 +49,7 @@ EVALUATED = {"no_dense_scores": "gridclip", "grid_level_alone": "slow_backbone"}
 DISTILLED = ("vild", "vild_ensemble")  # from region embeddings of ViLD-text's proposals
 SEEDS = (0, 1, 2)
 # Numbers of steps that the whole grid trains with the first seed besides the configs' own.
-LENGTHS = {"gridclip": (125, 250, 500, 2000), "vild": (125, 250, 500)}
+LENGTHS = {"gridclip": (125, 250, 500, 2000), "vild": (125, 250, 1000)}
 COMPARED_BY_TIME = {
     "gridclip": "GridCLIP",
     "vild_text": "ViLD-text",

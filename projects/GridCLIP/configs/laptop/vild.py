@@ -1,6 +1,7 @@
-"""ViLD on the laptop world: 1,000 steps of 16 pictures, GridCLIP's schedule.
+"""ViLD on the laptop world: 500 steps of 16 pictures.
 
-It learns from ViLD-text's proposals, 32 a picture::
+They take longer than GridCLIP's 1,000; scripts/reproduce.py also trains other lengths. It learns
+from ViLD-text's proposals, 32 a picture::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text.py
     scripts/precompute_proposals.py --config-file .../vild_text.py --max-proposals 32 \\
@@ -46,4 +47,5 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
 )
 # Nothing holds the backbone in CLIP's space here.
 optimizer.params.lr_factor_func.factor = 0.1
-train.output_dir = "output/laptop/vild"
+train.update(max_iter=500, output_dir="output/laptop/vild")
+lr_multiplier.warmup_length = 50 / 500
