@@ -30,7 +30,7 @@ from gridclip.data.shapes import (
 )
 from gridclip.data.shapes.dataset import _categories as categories_of
 from gridclip.data.shapes.dataset import _lvis_json, clip_to_unit_square
-from gridclip.data.shapes.drawing import DISTRACTORS, outline
+from gridclip.data.shapes.outlines import DISTRACTORS, outline
 from gridclip.data.shapes.scenes import BLOCK, MAX_OBJECTS, MIN_VISIBLE, _categories_of_block
 from gridclip.data.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
 from gridclip.evaluation import OpenVocabularyLVISEvaluator

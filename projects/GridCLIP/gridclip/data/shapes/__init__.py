@@ -1,8 +1,9 @@
 """ShapesLVIS: a small generated detection world in LVIS v1's format, and captions for CLIP."""
 
+from .captions import CaptionedShapes
 from .dataset import GeneratedShapes, generate_shapes, register_shapes
 from .drawing import render
-from .scenes import CaptionedShapes, build_caption_scene, build_scene
+from .scenes import build_caption_scene, build_scene
 from .vocabulary import ALL_NAMES, AXES, load_world
 
 __all__ = [

@@ -1,121 +1,20 @@
-"""Outlines of shapes, and pictures of scenes: textures, background clutter, light, noise."""
+"""Pictures of scenes: textures, background clutter, light, noise."""
 
 import colorsys
 import math
-from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-if TYPE_CHECKING:
-    from .scenes import Item, Scene
+from .scenes import Item, Scene
 
 _HUES = {"red": 0, "orange": 27, "yellow": 54, "green": 125, "blue": 218, "purple": 277}
 _SUPERSAMPLING = 2
 # Of a pattern: in lengths of the shape, and the least in pixels, for small ones to be seen.
 _PERIODS = {"striped": (0.3, 5), "dotted": (0.3, 6), "checkered": (0.5, 8)}
 
-_POLYGONS = {
-    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-    "triangle": [(0, -0.95), (1, 0.8), (-1, 0.8)],
-    "arrow": [(0, -1), (0.8, 0), (0.3, 0), (0.3, 1), (-0.3, 1), (-0.3, 0), (-0.8, 0)],
-    "house": [(0, -1), (1, -0.1), (0.7, -0.1), (0.7, 0.9), (-0.7, 0.9), (-0.7, -0.1), (-1, -0.1)],
-    # Of no category:
-    "L": [(-0.7, -1), (-0.15, -1), (-0.15, 0.45), (0.8, 0.45), (0.8, 1), (-0.7, 1)],
-    "T": [(-1, -0.9), (1, -0.9), (1, -0.3), (0.3, -0.3), (0.3, 1), (-0.3, 1), (-0.3, -0.3)]
-    + [(-1, -0.3)],
-    "U": [(-0.9, -1), (-0.35, -1), (-0.35, 0.4), (0.35, 0.4), (0.35, -1), (0.9, -1), (0.9, 1)]
-    + [(-0.9, 1)],
-    "Z": [(-0.9, -0.9), (0.9, -0.9), (0.9, -0.5), (-0.2, 0.4), (0.9, 0.4), (0.9, 0.9), (-0.9, 0.9)]
-    + [(-0.9, 0.5), (0.2, -0.4), (-0.9, -0.4)],
-    "E": [(-0.7, -1), (0.7, -1), (0.7, -0.6), (-0.2, -0.6), (-0.2, -0.2), (0.5, -0.2), (0.5, 0.2)]
-    + [(-0.2, 0.2), (-0.2, 0.6), (0.7, 0.6), (0.7, 1), (-0.7, 1)],
-    "H": [(-0.9, -1), (-0.4, -1), (-0.4, -0.2), (0.4, -0.2), (0.4, -1), (0.9, -1), (0.9, 1)]
-    + [(0.4, 1), (0.4, 0.25), (-0.4, 0.25), (-0.4, 1), (-0.9, 1)],
-}
-DISTRACTORS = ("L", "T", "U", "Z", "E", "H")
 
-
-@cache
-def outline(shape: str) -> np.ndarray:
-    """(points, 2) polygon of a shape as x, y within -1 to 1, y pointing down.
-
-    A ring's outline goes round the outside, in along a slit, and round the hole.
-    """
-    if shape in _POLYGONS:
-        points = np.array(_POLYGONS[shape], float)
-    else:
-        points = np.stack(_CURVES[shape](), 1)
-    points.setflags(write=False)
-    return points
-
-
-def _polar(radius, angle):
-    return radius * np.sin(angle), -radius * np.cos(angle)
-
-
-def _turn(count: int, endpoint: bool = False) -> np.ndarray:
-    return np.linspace(0, 2 * math.pi, count, endpoint=endpoint)
-
-
-def _star():
-    return _polar(np.tile([1, 0.42], 5), _turn(10))
-
-
-def _cross():
-    signs = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)])
-    arm = np.array([(0.32, 1), (0.32, 0.32), (1, 0.32)])
-    points = [arm[:: 1 if i % 2 else -1] * sign for i, sign in enumerate(signs)]
-    return np.concatenate([p[::-1] for p in points]).T
-
-
-def _ring():
-    outer, inner = _polar(1, _turn(40, True)), _polar(0.55, -_turn(28, True))
-    return tuple(np.concatenate(pair) for pair in zip(outer, inner, strict=True))
-
-
-def _moon():
-    tip = math.radians(35)
-    back = np.linspace(tip, 2 * math.pi - tip, 32)
-    x0, radius = math.cos(tip) - 0.27, math.hypot(0.27, math.sin(tip))
-    reach = math.atan2(math.sin(tip), 0.27)
-    hollow = np.linspace(2 * math.pi - reach, reach, 24)[1:-1]
-    x = np.concatenate([np.cos(back), x0 + radius * np.cos(hollow)])
-    y = np.concatenate([np.sin(back), radius * np.sin(hollow)])
-    return x, y
-
-
-def _heart():
-    t = _turn(40)
-    x, y = np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return x, -(y + 2.5) / 14.5
-
-
-def _flower():
-    angle = _turn(60)
-    return _polar(0.45 + 0.55 * np.abs(np.cos(2.5 * angle)), angle)
-
-
-def _fish():
-    angle = np.linspace(0.35, 2 * math.pi - 0.35, 32)
-    x, y = -0.3 + 0.7 * np.cos(angle), 0.55 * np.sin(angle)
-    return np.append(x, [1, 0.75, 1]), np.append(y, [-0.6, 0, 0.6])
-
-
-_CURVES = {
-    "circle": lambda: _polar(1, _turn(40)),
-    "star": _star,
-    "cross": _cross,
-    "ring": _ring,
-    "moon": _moon,
-    "heart": _heart,
-    "flower": _flower,
-    "fish": _fish,
-}
-
-
-def render(scene: "Scene", size: int) -> np.ndarray:
+def render(scene: Scene, size: int) -> np.ndarray:
     """The picture of a scene: (size, size, 3) uint8 RGB.
 
     The same bytes wherever numpy and Pillow are the same; other versions may round otherwise.
@@ -170,7 +69,7 @@ def _light(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.asarray(field)[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
 
 
-def _draw_item(canvas: Image.Image, item: "Item", rng: np.random.Generator) -> None:
+def _draw_item(canvas: Image.Image, item: Item, rng: np.random.Generator) -> None:
     """Paste one item, with a texture of its own, on the canvas."""
     side = canvas.width
     length = 2 * side * math.sqrt(abs(np.linalg.det(item.matrix)))  # the shape's, in pixels
@@ -206,7 +105,7 @@ def _tones(colour: str, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]
     return tuple(first.astype(int).tolist()), tuple(second.astype(int).tolist())
 
 
-def _pattern(item: "Item", box, side: int, length: float, rng: np.random.Generator) -> np.ndarray:
+def _pattern(item: Item, box, side: int, length: float, rng: np.random.Generator) -> np.ndarray:
     """(height, width) bool: where the second tone goes, within ``box`` of the canvas."""
     texture = item.name.texture
     phase, tilt = rng.random(2), rng.uniform(-0.4, 0.4)

@@ -1,4 +1,4 @@
-"""What is in a picture and where, and captions that say it: functions of split, seed and index.
+"""What is in a picture and where, as functions of split, seed and index.
 
 A scene knows nothing of pixels: positions and sizes are in units of the picture's side.
 """
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from .drawing import DISTRACTORS, outline, render
+from .outlines import DISTRACTORS, GRID, interior_points, occupied, outline
 from .vocabulary import ALL_NAMES, COLOURS, TEXTURES, Name, load_world
 
 # Frequencies are exact over every BLOCK successive pictures: LVIS's limits of 10 and 100 images
@@ -24,8 +23,6 @@ MAX_OBJECTS = 6
 # Parts of a thing that at least are visible, and not cut off at the picture's edge.
 MIN_VISIBLE, MIN_IN_PICTURE = 0.4, 0.7
 _NEGATIVES = 12
-_SENTENCES = ("{}", "a photo of {}", "a picture of {}", "{} in a picture", "there is {}")
-_GRID = 48
 
 _WORLD_CODES = {"dev": 1, "test": 2}
 _SPLIT_CODES = {"train": 1, "val": 2, "captions_train": 3, "captions_val": 4}
@@ -53,13 +50,13 @@ class Item:
         (a, b), (c, d) = self.matrix.tolist()
         to_unit = np.array([[d, -c], [-b, a]]) / (a * d - b * c)
         # The table's rim is empty, and stands for all that is farther out.
-        cells = ((points - self.centre) @ to_unit + 1) * (_GRID / 2) + 1
-        x, y = cells.clip(0, _GRID + 1).astype(int).T
-        return _occupied(self.name.shape)[y, x]
+        cells = ((points - self.centre) @ to_unit + 1) * (GRID / 2) + 1
+        x, y = cells.clip(0, GRID + 1).astype(int).T
+        return occupied(self.name.shape)[y, x]
 
     def interior(self) -> np.ndarray:
         """(M, 2) points evenly spread over it."""
-        return _interior(self.name.shape) @ self.matrix.T + self.centre
+        return interior_points(self.name.shape) @ self.matrix.T + self.centre
 
 
 @dataclass(frozen=True)
@@ -220,80 +217,3 @@ def _random_matrix(rng: np.random.Generator, size: float) -> np.ndarray:
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     skew = np.array([[stretch, rng.uniform(-0.12, 0.12)], [0, 1 / stretch]])
     return rotation @ skew * (size / 2)
-
-
-@cache
-def _occupied(shape: str) -> np.ndarray:
-    """(GRID + 2, GRID + 2) bool: cells of the square from -1 to 1, and of a rim about it, that lie
-    inside the outline by the even-odd rule."""
-    centres = (np.arange(_GRID) + 0.5) * (2 / _GRID) - 1
-    x, y = (a.reshape(-1, 1) for a in np.meshgrid(centres, centres))
-    (x0, y0), (x1, y1) = outline(shape).T, np.roll(outline(shape), -1, 0).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-    return np.pad((crossing.sum(1) % 2 == 1).reshape(_GRID, _GRID), 1)
-
-
-@cache
-def _interior(shape: str) -> np.ndarray:
-    """(M, 2) points of the unit outline's inside, on a grid of half the density."""
-    y, x = np.nonzero(_occupied(shape)[1:-1:2, 1:-1:2])
-    return (np.stack([x, y], 1) * 2 + 0.5) * (2 / _GRID) - 1
-
-
-class CaptionedShapes(Dataset):
-    """Pairs of a picture and a caption, with all 360 names, the novel ones of both worlds included.
-
-    Nothing is stored: a pair is a function of split, seed and index, in any process. Pictures and
-    their random numbers are none of the detection sets'. For zero-shot classification take
-    ``max_objects=1`` and :meth:`names`.
-
-    Args:
-        length: pairs.
-        size: the pictures' side in pixels.
-        split: "train" or "val"; they share no picture.
-        seed: of the pairs.
-        max_objects: a picture shows 1 to so many objects, and nothing without a name but clutter.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        size: int = 64,
-        *,
-        split: str = "train",
-        seed: int = 0,
-        max_objects: int = 3,
-    ):
-        if split not in ("train", "val"):
-            raise ValueError(f"There are no captions '{split}': choose train or val.")
-        self.length, self.size = length, size
-        self.split, self.seed, self.max_objects = split, seed, max_objects
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
-        """The picture, (size, size, 3) uint8 RGB, and its caption."""
-        scene = self._scene(index)
-        return render(scene, self.size), _caption(scene)
-
-    def names(self, index: int) -> list[Name]:
-        """Names of the picture's objects, in the caption's order."""
-        return _object_names(self._scene(index))
-
-    def _scene(self, index: int) -> Scene:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        return build_caption_scene(self.split, index, self.seed, self.max_objects)
-
-
-def _object_names(scene: Scene) -> list[Name]:
-    return [item.name for item in scene.items if item.category_id is not None]
-
-
-def _caption(scene: Scene) -> str:
-    rng = np.random.default_rng((*scene.key, 4))
-    *others, last = [f"a {name}" for name in _object_names(scene)]
-    objects = f"{', '.join(others)} and {last}" if others else last
-    return _SENTENCES[rng.integers(len(_SENTENCES))].format(objects)
