@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 
 def find_shared_data() -> Path | None:
@@ -26,6 +27,10 @@ SHARED_DATA = find_shared_data()
 # own setting gives way: the tests know what is in the small data set.
 if SHARED_DATA is not None and (SHARED_DATA / "mini").is_dir():
     os.environ["DETECTRON2_DATASETS"] = str(SHARED_DATA / "mini")
+
+# No test may fail because the machine is busy; and what CI finds, it finds again.
+settings.register_profile("gridclip", deadline=None, derandomize=True)
+settings.load_profile("gridclip")
 
 # The models are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)

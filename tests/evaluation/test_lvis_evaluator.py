@@ -210,7 +210,7 @@ def test_novel_is_apr_and_base_is_ap_without_the_novel_categories(register, monk
     assert metrics["AP_base"] != pytest.approx(metrics["AP"])
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(novel=st.sets(st.integers(0, NUM_CATEGORIES - 1)))
 def test_ap_is_the_mean_of_novel_and_base_weighted_by_categories(register, novel):
     dataset = random_dataset(0, num_images=3)

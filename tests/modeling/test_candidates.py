@@ -36,7 +36,7 @@ FEW_VALUES = [-104.0, -95.0, -44.0, -4.0, -4.0, 0.0, 0.5, 0.5000001, 3.0, 16.7, 
 VALUES = st.sampled_from(FEW_VALUES) | st.floats(-30, 30, width=32)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_equals_scoring_every_pair(data, dtype):
     """Ties, nothing above the threshold, one category, more categories than candidates, ..."""

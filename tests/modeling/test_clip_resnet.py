@@ -212,7 +212,7 @@ def test_native_positions_are_used_as_they_are(model, reference):
         assert torch.equal(model.image_embedding(res5), reference.attnpool(res5))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(height=st.integers(1, 9), width=st.integers(1, 9))
 def test_positions_are_resized_as_opencv_resizes(reference, height, width):
     model = CLIPResNet(**SIZES | dict(input_resolution=96))

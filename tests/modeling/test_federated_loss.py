@@ -37,7 +37,7 @@ def plain_loss(all_logits, gt_labels, images, sampled):
     return total
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_loss_equals_plain_loop(data):
     ids = st.lists(st.integers(0, C - 1), max_size=3)

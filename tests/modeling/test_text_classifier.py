@@ -38,7 +38,7 @@ def test_length_of_embedding_does_not_matter_and_zero_is_finite():
 
 
 @pytest.mark.parametrize(("features", "dim"), [(6, 32), (32, 32), (48, 32)])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), exponent=st.integers(-3, 3), subset=st.booleans())
 def test_folded_equals_plain(features, dim, seed, exponent, subset):
     """Values and gradients, for projections of any shape, scale and near-degenerate columns."""

@@ -140,7 +140,7 @@ def softmax(values):
 rows = st.lists(st.floats(-30, 30), min_size=8, max_size=8)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(text=rows, image=rows, novel=st.sets(st.integers(0, 6)))
 def test_ensemble_is_the_weighted_geometric_mean(text, image, novel):
     is_novel = torch.tensor([i in novel for i in range(7)])
@@ -153,7 +153,7 @@ def test_ensemble_is_the_weighted_geometric_mean(text, image, novel):
     assert scores[0, 7].item() == pytest.approx(p_text[7], rel=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(text=rows, image=rows, novel=st.sets(st.integers(0, 6)))
 def test_weight_turned_round_is_base_and_novel_swapped(text, image, novel):
     is_novel = torch.tensor([i in novel for i in range(7)])
