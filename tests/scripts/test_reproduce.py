@@ -108,6 +108,17 @@ def test_whole_grid_trains_other_lengths_with_the_first_seed(whole_grid):
         assert task.needs == [f"{variant} preparation"]
 
 
+def test_whole_grid_has_three_seeds_or_two(whole_grid):
+    seeds = {}
+    for variant, seed in whole_grid.runs:
+        seeds.setdefault(variant, []).append(seed)
+    assert set(seeds) == set(reproduce.VARIANTS)
+    assert all(
+        found == [0, 1, 2][: reproduce.FEWER_SEEDS.get(variant, 3)]
+        for variant, found in seeds.items()
+    )
+
+
 def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
     """GridCLIP and ViLD: the teacher's embeddings; ViLD: the proposals, too."""
     for task in whole_grid.tasks:
