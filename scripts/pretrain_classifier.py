@@ -11,7 +11,6 @@ in OpenAI's format, its text encoder untrained; beside it a JSON file says how i
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,16 @@ from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.data.shapes import CaptionedShapes, load_world
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
-from pretrain_small_clip import PEAK_LR, SIZES, WARMUP, WEIGHT_DECAY, build_model, save, to_inputs
+from pretrain_small_clip import (
+    CLIP_NORM,
+    PEAK_LR,
+    SIZES,
+    WARMUP,
+    WEIGHT_DECAY,
+    build_model,
+    save,
+    to_inputs,
+)
 
 BATCH_SIZE = 128
 
@@ -45,10 +53,9 @@ def base_pictures(world: str, count: int, split: str, seed: int) -> tuple[Tensor
 
     Of the captions' pictures, those of other names are left out.
     """
-    names, axes = load_world(world).names, load_world(world).axes
-    labels = {
-        name: i for i, name in enumerate(n for n, axis in zip(names, axes, strict=True) if not axis)
-    }
+    whole = load_world(world)
+    base = [name for name, axis in zip(whole.names, whole.axes, strict=True) if axis is None]
+    labels = {name: i for i, name in enumerate(base)}
     drawn = CaptionedShapes(10**9, SIZES["image_resolution"], split=split, seed=seed, max_objects=1)
     pictures, targets = [], []
     index = 0
@@ -56,7 +63,7 @@ def base_pictures(world: str, count: int, split: str, seed: int) -> tuple[Tensor
         while len(targets) < count:
             (name,) = drawn.names(index)
             if name in labels:
-                pictures.append(torch.from_numpy(np.asarray(drawn[index][0])))
+                pictures.append(torch.from_numpy(drawn[index][0]))
                 targets.append(labels[name])
                 bar.update()
             index += 1
@@ -81,7 +88,7 @@ def train(tower: nn.Module, head: nn.Linear, args: argparse.Namespace) -> None:
             loss = F.cross_entropy(head(tower(inputs)), targets[chosen])
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             optimizer.step()
             scheduler.step()
             bar.update()

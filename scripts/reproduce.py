@@ -14,6 +14,7 @@ accuracy against minutes is in laptop_world_time.json.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import LazyConfig
@@ -35,6 +36,7 @@ from gridclip.experiments import (
 )
 from gridclip.files import write_json
 from gridclip.text import TextEmbeddings
+from update_results_tables import VARIANTS as TITLES
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects/GridCLIP"
@@ -52,12 +54,7 @@ SEEDS = (0, 1, 2)
 FEWER_SEEDS = {"slow_backbone": 2, "grid_level_alone": 2, "vild_text": 2, "vild_ensemble": 2}
 # Numbers of steps that the whole grid trains with the first seed besides the configs' own.
 LENGTHS = {"gridclip": (125, 250, 500, 2000), "vild": (250, 1000)}
-COMPARED_BY_TIME = {
-    "gridclip": "GridCLIP",
-    "vild_text": "ViLD-text",
-    "vild": "ViLD",
-    "vild_ensemble": "ViLD-ensemble",
-}
+COMPARED_BY_TIME = ("gridclip", "vild_text", "vild", "vild_ensemble")
 WARMUP_STEPS = 50
 
 
@@ -176,38 +173,46 @@ class Grid:
 
     def _add_run(self, variant: str, seed: int) -> None:
         """A training, or the evaluation of another variant's weights."""
-        folder = self.folder / variant / f"seed{seed}"
+        name, folder = f"{variant} seed {seed}", self.folder / variant / f"seed{seed}"
         if trained := EVALUATED.get(variant):
             weights = self.folder / trained / f"seed{seed}/model_final.pth"
             own = [f"train.init_checkpoint={weights}"]
-            mode, need = "--eval-only", f"{trained} seed {seed}"
+            task = self._add_train_net(
+                name, variant, folder, seed, own, mode="--eval-only", need=f"{trained} seed {seed}"
+            )
         else:
-            own, mode, need = [], "--resume", f"{variant} preparation"
-        cfg, overrides = self.config(variant, folder, seed, *own)
-        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), mode]
-        self.runs[variant, seed] = self._add(
-            f"{variant} seed {seed}",
-            folder,
-            cfg,
-            [*command, *overrides],
-            needs=[need],
-            group=None if trained else variant,
-            outcome=lambda: outcome(folder),
-        )
+            task = self._add_train_net(name, variant, folder, seed, group=variant)
+        self.runs[variant, seed] = task
 
     def _add_length(self, variant: str, steps: int) -> None:
         """A training of another number of steps, with the first seed."""
-        folder = self.folder / variant / f"steps{steps}"
+        name, folder = f"{variant} {steps} steps", self.folder / variant / f"steps{steps}"
         own = [f"train.max_iter={steps}", f"lr_multiplier.warmup_length={WARMUP_STEPS / steps}"]
-        cfg, overrides = self.config(variant, folder, self.seeds[0], *own)
-        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), "--resume"]
-        self.lengths[variant, steps] = self._add(
-            f"{variant} {steps} steps",
+        self.lengths[variant, steps] = self._add_train_net(
+            name, variant, folder, self.seeds[0], own, group=f"{variant} {steps}"
+        )
+
+    def _add_train_net(
+        self,
+        name: str,
+        variant: str,
+        folder: Path,
+        seed: int,
+        own: Sequence[str] = (),
+        *,
+        mode: str = "--resume",
+        need: str | None = None,
+        group: str | None = None,
+    ) -> Task:
+        cfg, overrides = self.config(variant, folder, seed, *own)
+        command = [PROJECT / "train_net.py", "--config-file", config_file(variant), mode]
+        return self._add(
+            name,
             folder,
             cfg,
             [*command, *overrides],
-            needs=[f"{variant} preparation"],
-            group=f"{variant} {steps}",
+            needs=[need or f"{variant} preparation"],
+            group=group,
             outcome=lambda: outcome(folder),
         )
 
@@ -305,7 +310,7 @@ def write_curves(grid: Grid, folder: Path) -> None:
             ],
         }
     write_json(folder / "laptop_world_time.json", curves, indent=1)
-    plot_curves(curves, COMPARED_BY_TIME, folder / "laptop_world_time.png")
+    plot_curves(curves, TITLES, folder / "laptop_world_time.png")
 
 
 def is_whole_grid(args: argparse.Namespace) -> bool:
