@@ -15,6 +15,7 @@ from detectron2.utils import comm
 import gridclip.data  # noqa: F401  registers the project's datasets
 from gridclip.data.array_store import ArrayStore
 from gridclip.data.teacher import PrecomputeReport
+from gridclip.distributed import leave_process_group
 
 
 def load_dataset(name: str) -> list[dict]:
@@ -65,6 +66,5 @@ def finish(
     if comm.is_main_process():
         print_summary(store, reports)
         print_failures(reports)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_process_group()
     return 1 if len(store.pending()) else 0

@@ -17,6 +17,7 @@ from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 
+from gridclip.distributed import leave_process_group
 from gridclip.engine import do_eval_only, do_train
 
 
@@ -62,7 +63,7 @@ def main_under_torchrun(args) -> None:
     try:
         main(args)
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
 
 
 def parse_args(argv: list[str] | None = None):

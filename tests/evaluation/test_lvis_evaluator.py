@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lvis import LVIS, LVISEval, LVISResults
 
+from gridclip.distributed import leave_process_group
 from gridclip.evaluation import OpenVocabularyLVISEvaluator
 
 NUM_CATEGORIES = 12
@@ -386,7 +387,7 @@ def _evaluate_half(rank: int, init_file: str, name: str, dataset, results, outco
     process(evaluator, {**dataset, "images": dataset["images"][rank::2]}, results)
     outcomes.put((rank, evaluator.evaluate()))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_gathers_the_predictions_of_all_ranks(register, tmp_path):
