@@ -52,8 +52,13 @@ DISTILLED = ("vild", "vild_ensemble")  # from region embeddings of ViLD-text's p
 SEEDS = (0, 1, 2)
 # The whole grid has fewer seeds of side lines, and of what takes longest.
 FEWER_SEEDS = {"slow_backbone": 2, "grid_level_alone": 2, "vild_text": 2, "vild_ensemble": 2}
-# Numbers of steps that the whole grid trains with the first seed besides the configs' own.
-LENGTHS = {"gridclip": (125, 250, 500, 2000), "vild": (250, 1000)}
+# Numbers of steps that the whole grid trains with the first seed besides the configs' own. The
+# longest first, so that all cores have work until the end.
+LENGTHS = {
+    "vild_text": (4000, 2000, 1000, 250),
+    "vild": (1000, 250),
+    "gridclip": (4000, 2000, 500, 250, 125),
+}
 COMPARED_BY_TIME = ("gridclip", "vild_text", "vild", "vild_ensemble")
 WARMUP_STEPS = 50
 

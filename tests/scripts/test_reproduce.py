@@ -135,8 +135,8 @@ def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
     before = {name: curve["preparation_minutes"] for name, curve in curves.items()}
     assert before == {"gridclip": 1, "vild_text": 0, "vild": 2, "vild_ensemble": 2}
     points = {point["steps"]: point for point in curves["gridclip"]["points"]}
-    assert list(points) == [125, 250, 500, 1000, 2000]
+    assert list(points) == [125, 250, 500, 1000, 2000, 4000]
     assert points[1000]["n"] == 3 and points[1000]["AP"] == 10 and points[125]["AP"] == 0
     assert {round(point["minutes"], 6) for point in points.values()} == {1}
     assert (tmp_path / "laptop_world_time.png").is_file()
-    assert laptop_time_table(curves).count("\n| GridCLIP | ") == 5
+    assert laptop_time_table(curves).count("\n| GridCLIP | ") == 6

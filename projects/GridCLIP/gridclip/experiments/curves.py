@@ -61,7 +61,7 @@ def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLik
             values = [p[metric] for p in curve["points"]]
             axes.plot(minutes, values, style, label=titles[variant], markersize=5)
         axes.set_xscale("log")
-        ticks = [1, 2, 5, 10, 20]
+        ticks = [1, 2, 5, 10, 20, 50]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("minutes of a core: CLIP's embeddings and training")
