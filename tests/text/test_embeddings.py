@@ -35,6 +35,18 @@ def test_round_trip(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file left
 
 
+def test_the_same_embeddings_give_the_same_bytes(tmp_path):
+    made, path = make(names=("Süßkartoffel", 'a "b"', "犬")), tmp_path / "text.safetensors"
+    contents = set()
+    for _ in range(20):
+        made.save(path)
+        contents.add(path.read_bytes())
+    (content,) = contents
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    assert list(json.loads(header)["__metadata__"]) == sorted(json.loads(header)["__metadata__"])
+    assert len(header) % 8 == 0  # tensors are aligned
+
+
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "text.safetensors"
     made = make()

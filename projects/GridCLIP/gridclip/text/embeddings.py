@@ -61,12 +61,15 @@ class TextEmbeddings:
         return self.embeddings.shape[1]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one safetensors file; a file that is there is replaced only once all is written."""
+        """Write one safetensors file; a file that is there is replaced only once all is written.
+
+        The same embeddings give the same bytes.
+        """
         metadata = {field: json.dumps(getattr(self, field)) for field in _HEADER_FIELDS}
         with replacing(Path(path)) as partial:
             # safetensors' own save_file makes a file that only its owner can read.
             partial.write_bytes(
-                to_safetensors({"embeddings": self.embeddings.contiguous()}, metadata)
+                _sort_header(to_safetensors({"embeddings": self.embeddings.contiguous()}, metadata))
             )
 
     @classmethod
@@ -187,6 +190,18 @@ class TextEmbeddings:
         indices = torch.tensor([rows[name] for name in names], dtype=torch.long)
         embeddings = self.embeddings[indices]
         return TextEmbeddings(names, embeddings, self.templates, self.clip_model, self.clip_sha256)
+
+
+def _sort_header(file: bytes) -> bytes:
+    """A safetensors file with its header in order: the library writes it in any order.
+
+    The file is the header's length in 8 bytes, the header, which is JSON padded with spaces, and
+    the tensors, whose offsets count from the header's end (safetensors' README).
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
 
 
 def _as_strings(values: Sequence[str], field: str) -> tuple[str, ...]:
