@@ -49,10 +49,10 @@ lint: env ## check style and formatting
 	$(VENV)/bin/ruff format --check .
 
 demo: env ## data, training, evaluation and a report in minutes: output/demo/report.html
-	$(PY) scripts/run_demo.py $(if $(WORDS),--words '$(WORDS)')
+	$(PY) -m laptop_world.demo $(if $(WORDS),--words '$(WORDS)')
 
 reproduce: env ## run all variants with all seeds on the laptop world, hours; goes on after a kill
-	$(PY) scripts/reproduce.py
+	$(PY) -m laptop_world.reproduce
 	$(PY) scripts/update_results_tables.py
 
 compare-speed: env ## time GridCLIP beside ViLD, FCOS and Faster R-CNN: output/speed.json, .png

@@ -100,7 +100,7 @@ def archive(make_clip) -> Path:
 @pytest.fixture(scope="session")
 def laptop_clip(tmp_path_factory) -> Path:
     """The laptop world's CLIP with random weights: what it knows is not what is tested."""
-    from pretrain_small_clip import build_model, save
+    from laptop_world.pretrain_clip import build_model, save
 
     path = tmp_path_factory.mktemp("laptop_clip") / "shapes_clip.safetensors"
     save(build_model(), path)

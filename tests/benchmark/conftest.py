@@ -4,8 +4,8 @@ import pytest
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 
-from gridclip.benchmark.contestants import random_text_embeddings
-from gridclip.benchmark.inputs import inference_batches, random_pictures
+from benchmark.contestants import random_text_embeddings
+from benchmark.inputs import inference_batches, random_pictures
 
 CONFIGS = Path(__file__).parents[2] / "projects/GridCLIP/configs"
 CLASSES, DIM = 9, 32

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridclip.benchmark.cost import TrainingCost, decompose, training_costs
+from benchmark.cost import TrainingCost, decompose, training_costs
 
 costs = st.builds(
     TrainingCost,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gridclip.benchmark.inputs import (
+from benchmark.inputs import (
     inference_batches,
     random_boxes,
     random_pictures,

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from gridclip.benchmark import memory
-from gridclip.benchmark.arithmetic import count_arithmetic
-from gridclip.benchmark.inference import InferenceRuns, measure_inference
-from gridclip.benchmark.inputs import training_batch
-from gridclip.benchmark.random_weights import calibrate_norms, calibrate_scores
-from gridclip.benchmark.stages import STAGES, StageClock, stage_functions, timed_stages
-from gridclip.benchmark.training import ImageLevelTerm, TeacherPass
+from benchmark import memory
+from benchmark.arithmetic import count_arithmetic
+from benchmark.inference import InferenceRuns, measure_inference
+from benchmark.inputs import training_batch
+from benchmark.random_weights import calibrate_norms, calibrate_scores
+from benchmark.stages import STAGES, StageClock, stage_functions, timed_stages
+from benchmark.training import ImageLevelTerm, TeacherPass
 from gridclip.modeling import optimize_for_inference
 
 DETECTORS = ("gridclip", "vild", "vild_ensemble", "fcos")

@@ -1,6 +1,6 @@
 import pytest
 
-from gridclip.benchmark.ratios import DEFAULT, Ratio, arithmetic_ratios, evaluate, over_first
+from benchmark.ratios import DEFAULT, Ratio, arithmetic_ratios, evaluate, over_first
 
 RECORD = {
     "inference": {

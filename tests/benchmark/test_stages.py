@@ -3,8 +3,8 @@ import time
 import pytest
 from torch import nn
 
-from gridclip.benchmark import stages
-from gridclip.benchmark.stages import StageClock, stage_functions
+from benchmark import stages
+from benchmark.stages import StageClock, stage_functions
 
 
 @pytest.fixture

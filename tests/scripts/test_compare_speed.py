@@ -5,9 +5,9 @@ import torch
 from detectron2.config import LazyConfig
 
 import compare_speed
-from gridclip.benchmark import ratios
-from gridclip.benchmark.contestants import fcos_like, from_config, lvis_faster_rcnn, post_processing
-from update_results_tables import speed_table
+from benchmark import comparison, ratios
+from benchmark.contestants import fcos_like, from_config, lvis_faster_rcnn, post_processing
+from benchmark.tables import speed_table
 
 RATIOS = {
     "inference_vild_over_gridclip_official",
@@ -37,7 +37,7 @@ def tiny_configs(tmp_path, tiny_clip):
     """gridclip.yaml and vild.yaml: the production configs at a very small size."""
     paths = []
     for name, source in (("gridclip", "gridclip_r50_ov_1x"), ("vild", "vild_r50_ov")):
-        cfg = LazyConfig.load(str(compare_speed.CONFIGS / f"{source}.py"))
+        cfg = LazyConfig.load(str(comparison.CONFIGS / f"{source}.py"))
         cfg.clip.weights = str(tiny_clip)
         cfg.clip.text_embeddings = str(tmp_path / "not_there.safetensors")
         cfg.model.backbone.bottom_up.update(
@@ -119,7 +119,7 @@ def test_names_of_the_default_ratios():
 
 
 def test_fcos_differs_from_gridclip_in_its_classes_alone():
-    fcos, gridclip = fcos_like(compare_speed.ONE_X), from_config(compare_speed.ONE_X)
+    fcos, gridclip = fcos_like(comparison.ONE_X), from_config(comparison.ONE_X)
     assert fcos.num_classes == gridclip.num_classes == fcos.head.cls_score.out_channels == 1203
     assert post_processing(fcos) == post_processing(gridclip)
     for ours, theirs in (
@@ -150,9 +150,9 @@ def test_faster_rcnn_is_lviss_without_masks():
 
 @pytest.mark.slow
 def test_large_vocabulary_is_a_model_of_its_own(monkeypatch):
-    monkeypatch.setattr(compare_speed, "LARGE_VOCABULARY", 1500)
-    model = from_config(compare_speed.ONE_X).eval()
-    large = compare_speed.with_large_vocabulary(
+    monkeypatch.setattr(comparison, "LARGE_VOCABULARY", 1500)
+    model = from_config(comparison.ONE_X).eval()
+    large = comparison.with_large_vocabulary(
         model, [{"image": torch.randint(256, (3, 64, 64), dtype=torch.uint8)}]
     )
     assert model.num_classes == 1203 and large.num_classes == 1500
@@ -169,7 +169,7 @@ def test_large_vocabulary_is_a_model_of_its_own(monkeypatch):
     ],
 )
 def test_arguments(arguments, said, capsys):
-    names = {"one": compare_speed.ONE_X, "two": compare_speed.CONFIGS / "vild_r50_ov.py"}
+    names = {"one": comparison.ONE_X, "two": comparison.CONFIGS / "vild_r50_ov.py"}
     with pytest.raises(SystemExit):
         compare_speed.parse_args([*arguments.format(**names).split(), "--json", "speed.json"])
     assert said in capsys.readouterr().err

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from laptop_world.tables import laptop_world_table
 from update_results_tables import (
     PROJECT,
-    laptop_world_table,
     render,
     replace_section,
     update,

@@ -14,8 +14,8 @@ from detectron2.data import (
 )
 
 from gridclip.data import GridCLIPDatasetMapper, build_train_loader
-from gridclip.data.shapes import register_shapes
 from gridclip.evaluation import OpenVocabularyLVISEvaluator
+from laptop_world.shapes import register_shapes
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes")
 for _world in ("dev", "test"):
@@ -24,7 +24,7 @@ for _world in ("dev", "test"):
 shapes = dict(world="test")
 
 clip = dict(
-    weights="projects/GridCLIP/models/shapes_clip.safetensors",
+    weights="projects/GridCLIP/laptop_world/models/shapes_clip.safetensors",
     names=os.path.join(_root, "shapes_${shapes.world}_train.json"),
     templates="single",
     image_dataset="shapes_${shapes.world}_train",

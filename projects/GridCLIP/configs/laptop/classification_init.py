@@ -1,6 +1,6 @@
 """GridCLIP whose backbone starts from a classifier of the base categories, as from ImageNet::
 
-    scripts/pretrain_classifier.py --world test --output \\
+    python -m laptop_world.pretrain_classifier --world test --output \\
         datasets/shapes/shapes_test_classifier.safetensors
 """
 

@@ -1,7 +1,7 @@
 """ViLD on the laptop world: 500 steps of 16 pictures.
 
-They take longer than GridCLIP's 1,000; scripts/reproduce.py also trains other lengths. It learns
-from ViLD-text's proposals, 32 a picture::
+They take longer than GridCLIP's 1,000; `make reproduce` also trains other lengths. It learns from
+ViLD-text's proposals, 32 a picture::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text.py
     scripts/precompute_proposals.py --config-file .../vild_text.py --max-proposals 32 \\

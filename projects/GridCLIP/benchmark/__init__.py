@@ -1,0 +1,1 @@
+"""Speed, memory and arithmetic of GridCLIP beside other detectors, measured in one run."""

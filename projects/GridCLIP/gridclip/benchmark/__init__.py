@@ -1,1 +1,0 @@
-"""Speed, memory and arithmetic of detectors, measured side by side."""

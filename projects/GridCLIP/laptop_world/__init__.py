@@ -1,0 +1,1 @@
+"""A drawn detection world for a laptop: its pictures, its small CLIP, the demo, the experiments."""

@@ -1,0 +1,100 @@
+"""The demo's search: where in the held-out pictures a trained detector sees the user's words."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from gridclip.files import write_json
+from gridclip.predictor import Predictor
+from laptop_world.shapes import ALL_NAMES
+
+_BEST = 6  # pictures of each word
+_SIDE, _COLOR = 320, "#ff8000"
+_KNOWN_WORDS = {word for name in ALL_NAMES for word in name}
+
+
+def search_pictures(
+    config: Path, overrides: Sequence[str], weights: Path, words: Sequence[str], output: Path
+) -> None:
+    """Look for words in the config's test pictures.
+
+    Writes ``words.json``: by word, whether it is in the name of a category trained on, and the
+    pictures with the best detections of it: file, score, and whether they are right, null where
+    the ground truth can't tell. The pictures lie beside it, each with the detection's box.
+    """
+    predictor = Predictor(config, weights, overrides=overrides)
+    dataset = predictor.cfg.dataloader.test.dataset.names
+    metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
+    base = [n for i, n in enumerate(metadata.thing_classes) if i not in metadata.novel_classes]
+    # The names trained on stand beside the words: scores say what an object is rather called.
+    others = [name.replace("_", " ") for name in base]
+    predictor.set_vocabulary([*words, *(name for name in others if name not in words)])
+
+    found: dict[str, list] = {word: [] for word in words}
+    for record in tqdm(records, "search", unit="picture"):
+        instances = predictor(record["file_name"])
+        for i, word in enumerate(words):
+            of_word = instances[instances.pred_classes == i]
+            if len(of_word):  # best first
+                box = of_word.pred_boxes.tensor[0]
+                found[word].append((of_word.scores[0].item(), box, record))
+
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    listed = []
+    for i, word in enumerate(words):
+        best = sorted(found[word], key=lambda f: -f[0])[:_BEST]
+        pictures = [f"{i}_{k}.jpg" for k in range(len(best))]
+        for name, (_, box, record) in zip(pictures, best, strict=True):
+            _draw(record["file_name"], box).save(output / name, quality=88)
+        listed.append(
+            {
+                "word": word,
+                "trained_on": any(is_called(name, word) for name in base),
+                "best": [
+                    {
+                        "picture": name,
+                        "score": round(score, 4),
+                        "right": is_right(word, box, record, metadata.thing_classes),
+                    }
+                    for name, (score, box, record) in zip(pictures, best, strict=True)
+                ],
+            }
+        )
+    write_json(output / "words.json", listed, indent=1)
+
+
+def is_called(category: str, word: str) -> bool:
+    """Whether all parts of a phrase are in a category's name, "plain_red_star"."""
+    return set(word.split()) <= set(category.split("_"))
+
+
+def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -> bool | None:
+    """Whether an annotated object so called lies under the box (4,), XYXY, with an IoU of 0.5 or
+    more; None for words that no name has, and where an object may have gone without annotation."""
+    if not set(word.split()) <= _KNOWN_WORDS:
+        return None
+    boxes = [
+        BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+        for a in record["annotations"]
+        if is_called(names[a["category_id"]], word)
+    ]
+    if boxes and pairwise_iou(Boxes(box[None]), Boxes(torch.tensor(boxes))).max() >= 0.5:
+        return True
+    unsure = [names[i - 1] for i in record["not_exhaustive_category_ids"]]
+    return None if any(is_called(name, word) for name in unsure) else False
+
+
+def _draw(file_name: str, box: torch.Tensor) -> Image.Image:
+    with Image.open(file_name) as image:
+        scale = _SIDE / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    ImageDraw.Draw(picture).rectangle((box * scale).tolist(), outline=_COLOR, width=4)
+    return picture

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+from PIL import Image
+
+from laptop_world.curves import curve_point, plot_curves, training_seconds
+
+
+def write_metrics(folder, times):
+    lines = [{"iteration": i, "time": t} for i, t in times]
+    text = "\n".join(json.dumps(line) for line in [*lines, {"iteration": 39, "bbox/AP": 1.0}])
+    (folder / "metrics.json").write_text(text)
+
+
+def test_seconds_of_steps_that_were_repeated_count_once(tmp_path):
+    """A run killed after step 39 that went on from step 20."""
+    write_metrics(tmp_path, [(19, 1.0), (39, 9.0), (39, 2.0), (59, 3.0)])
+    assert training_seconds(tmp_path, 60) == 120.0
+
+
+def test_no_times_is_an_error(tmp_path):
+    write_metrics(tmp_path, [])
+    with pytest.raises(ValueError, match="metrics.json"):
+        training_seconds(tmp_path, 60)
+
+
+def test_point_is_the_mean_over_runs():
+    runs = [{"AP": 1.0, "APr": 2.0, "APf": 3.0}, {"AP": 3.0, "APr": 4.0, "APf": 7.0}]
+    assert curve_point(runs, [60.0, 180.0], 500) == {
+        **{"steps": 500, "minutes": 2.0, "n": 2},
+        **{"AP": 2.0, "APr": 3.0, "APf": 5.0},
+    }
+
+
+def test_plot(tmp_path):
+    point = {"steps": 10, "minutes": 2.0, "AP": 10.0, "APr": 5.0, "APf": 20.0, "n": 1}
+    curve = {"preparation_minutes": 1.0, "points": [point, {**point, "minutes": 4.0}]}
+    path = tmp_path / "new" / "plot.png"
+    plot_curves({"a": curve, "b": {**curve, "points": [point]}}, {"a": "A", "b": "B"}, path)
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.width > 400
