@@ -82,13 +82,9 @@ def images_seen(config: Path) -> int:
 
 
 def _teacher_seconds(cfg: DictConfig, passes: dict[str, dict]) -> float:
-    mapper = cfg.dataloader.train.mapper
-    if mapper.get("region_embeddings"):
-        names = ["regions"]
-    elif mapper.get("image_embeddings"):
-        names = cfg.clip.windows.split("+")
-    else:
+    if not cfg.dataloader.train.mapper.get("embeddings"):
         return 0.0
+    names = ["regions"] if cfg.clip.get("proposals") else cfg.clip.windows.split("+")
     dataset = cfg.clip.image_dataset
     images = LVIS_TRAIN_IMAGES if dataset == "lvis_v1_train" else len(DatasetCatalog.get(dataset))
     return images * sum(passes[name]["seconds"] for name in names)

@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from gridclip.data.windows import windows
+from gridclip.data.regions import windows
 from gridclip.predictor import read_picture
 
 BOXES = 12  # LVIS train has 12.7 an image

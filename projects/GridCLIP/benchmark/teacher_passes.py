@@ -24,14 +24,13 @@ from tqdm import tqdm
 from benchmark.cost import LVIS_TRAIN_IMAGES
 from benchmark.inputs import REGIONS
 from gridclip.clip_checkpoint import load_clip
-from gridclip.data.region_teacher import encode_regions, region_inputs
-from gridclip.data.teacher import clip_inputs, encode_images
-from gridclip.data.windows import windows
+from gridclip.data.regions import region_inputs, window_inputs, windows
+from gridclip.data.teacher import encode_images, encode_regions
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 
 HEIGHT, WIDTH = 480, 640
-REGION_BATCH = 64  # two crops each, the default of precompute_region_embeddings.py
+REGION_BATCH = 64  # two crops each, the default of scripts/precompute.py
 FLOAT16, BOX = 2, 4 * 4  # bytes
 
 
@@ -54,7 +53,7 @@ def build_passes(model, regions: int) -> dict[str, tuple[int, Callable[[], None]
 
     def images(window_set: str):
         variants = (picture.numpy(), picture.flip(1).contiguous().numpy())
-        inputs = [clip_inputs(v, windows(window_set), resolution) for v in variants]
+        inputs = [window_inputs(v, windows(window_set), resolution) for v in variants]
         encode_images(model, torch.cat(inputs)).cpu()
 
     def region_pass():

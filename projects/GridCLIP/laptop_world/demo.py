@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gridclip.clip_checkpoint import sha256_of_file
-from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
@@ -230,7 +230,7 @@ def stages(demo: Demo) -> list[Stage]:
         Stage(
             "image_embeddings",
             "Embed the training pictures with CLIP",
-            lambda demo: prepare_image_embeddings(demo.cfg),
+            lambda demo: prepare_embeddings(demo.cfg),
             teacher,
             [Path(store)] if store else [],
             [Path(store)] if store else [],

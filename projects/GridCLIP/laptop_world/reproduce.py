@@ -219,7 +219,7 @@ class Grid:
         teacher, seed = self.folder / "vild_text" / f"seed{self.seeds[0]}", self.seeds[0]
         cfg, overrides = self.config("vild_text", teacher, seed)
         output = self.config(variant, folder, seed)[0].clip.proposals
-        command = [ROOT / "scripts/precompute_proposals.py"]
+        command = [ROOT / "scripts/precompute.py", "proposals"]
         command += ["--config-file", config_file("vild_text")]
         command += ["--weights", teacher / "model_final.pth", "--output", output]
         command += ["--max-proposals", 32, "--num-workers", 0, "--opts", *overrides]

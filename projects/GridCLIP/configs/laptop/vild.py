@@ -4,7 +4,7 @@ They take longer than GridCLIP's 1,000; `make reproduce` also trains other lengt
 ViLD-text's proposals, 32 a picture::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text.py
-    scripts/precompute_proposals.py --config-file .../vild_text.py --max-proposals 32 \\
+    scripts/precompute.py proposals --config-file .../vild_text.py --max-proposals 32 \\
         --weights output/laptop/vild_text/model_final.pth
     projects/GridCLIP/train_net.py --config-file .../vild.py
 """
@@ -48,7 +48,7 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
     is_train=True,
     augmentations=dataloader.train.mapper.augmentations,
     image_format="RGB",
-    region_embeddings="${clip.region_embeddings}",
+    embeddings="${clip.region_embeddings}",
 )
 # Nothing holds the backbone in CLIP's space here.
 optimizer.params.lr_factor_func.factor = 0.1

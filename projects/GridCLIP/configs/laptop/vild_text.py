@@ -3,5 +3,5 @@
 from .vild import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.roi_heads.distillation_weight = 0.0
-dataloader.train.mapper.region_embeddings = None
+dataloader.train.mapper.embeddings = None
 train.output_dir = "output/laptop/vild_text"
