@@ -3,9 +3,10 @@
 
     python -m laptop_world.pretrain_clip --output FILE.safetensors
 
-It is OpenAI's own model class in small, saved under OpenAI's names as float16 safetensors; beside
-it a JSON file says how it was made and its zero-shot accuracy. After an interruption, run the same
-again: it goes on from FILE.partial.pth (and draws the pictures again, which takes minutes).
+The model is a small instance of OpenAI's own class. Its weights are saved under OpenAI's names, as
+float16 safetensors. A JSON file beside them says how they were made and how accurate the model is
+at zero-shot classification. After an interruption, give the same command again: training goes on
+from FILE.partial.pth. The pictures are drawn again, which takes minutes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import math
 import re
 import sys
 from collections import Counter
+from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from gridclip.text.encoder import encode_prompts
 from laptop_world.shapes import ALL_NAMES, CaptionedShapes
 from laptop_world.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
 
-# With a text width of 64, the least for one head, the token table is most of the file.
+# 64 is the least text width: that of one attention head. Most of the file is the token table.
 SIZES = dict(
     embed_dim=64,
     image_resolution=64,
@@ -65,47 +67,46 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="FILE.safetensors")
-    add("--pairs", type=int, default=100_352, help="drawn once; default: 100,352")
-    add("--epochs", type=int, default=5, help="default: 5")
+    add("--pairs", type=int, default=100_352, help="pictures with captions (default: 100,352)")
+    add("--epochs", type=int, default=5, help="passes over the pairs (default: 5)")
     add("--batch-size", type=int, default=128, help="default: 128")
-    add("--val", type=int, default=3000, metavar="N", help="pictures of one object to classify")
+    add("--val", type=int, default=3000, metavar="N", help="pictures to classify (default: 3,000)")
     add("--seed", type=int, default=0)
     add("--num-workers", type=int, default=2, help="processes that draw pictures (default: 2)")
     return parser
 
 
 class Pairs:
-    """All pictures, captions and names, in memory.
+    """All pairs of a picture and a caption, in memory.
 
     Attributes:
-        pictures: (N, n, n, 3) uint8.
-        tokens: (N, CAPTION_TOKENS) int64.
-        names: (N,) int64, the same for pairs with the same names.
-        words: (N, len(WORDS)) float32, how often each word of a name is in the caption.
+        pictures: (N, n, n, 3) uint8 RGB.
+        tokens: (N, CAPTION_TOKENS) int64, the captions.
+        names: (N,) int64, equal for pairs whose captions have the same object names.
+        words: (N, len(WORDS)) float32, how often each word occurs in the caption's object names.
     """
 
     def __init__(self, args: argparse.Namespace):
         size = SIZES["image_resolution"]
         drawn = CaptionedShapes(args.pairs, size, seed=args.seed)
-        loader = DataLoader(
-            drawn, batch_size=DRAWN_AT_ONCE, num_workers=args.num_workers, collate_fn=collate
-        )
+        loader = DataLoader(drawn, batch_size=DRAWN_AT_ONCE, num_workers=args.num_workers)
         self.pictures = torch.empty(args.pairs, size, size, 3, dtype=torch.uint8)
-        self.tokens = torch.empty(args.pairs, CAPTION_TOKENS, dtype=torch.int64)
+        captions: list[str] = []
+        for pictures, spoken in tqdm(loader, "drawing", unit="batch"):
+            self.pictures[len(captions) : len(captions) + len(spoken)] = pictures
+            captions += spoken
+        self.tokens = tokenize(captions)[:, :CAPTION_TOKENS].long()
+        names = [tuple(sorted(NAME.findall(caption))) for caption in captions]
         kinds: dict[tuple[str, ...], int] = {}
-        self.names = torch.empty(args.pairs, dtype=torch.int64)
-        self.words = torch.empty(args.pairs, len(WORDS))
-        for i, (pictures, captions) in enumerate(tqdm(loader, "drawing", unit="batch")):
-            rows = slice(i * DRAWN_AT_ONCE, i * DRAWN_AT_ONCE + len(captions))
-            self.pictures[rows] = pictures
-            self.tokens[rows] = tokenize(list(captions))[:, :CAPTION_TOKENS]
-            names = [tuple(sorted(NAME.findall(caption))) for caption in captions]
-            self.names[rows] = torch.tensor([kinds.setdefault(n, len(kinds)) for n in names])
-            counts = [Counter(" ".join(n).split()) for n in names]
-            self.words[rows] = torch.tensor([[float(c[word]) for word in WORDS] for c in counts])
+        self.names = torch.tensor([kinds.setdefault(n, len(kinds)) for n in names])
+        counts = [Counter(" ".join(n).split()) for n in names]
+        self.words = torch.tensor([[float(c[word]) for word in WORDS] for c in counts])
 
     def batch(self, seed: int, epoch: int, index: int, size: int) -> tuple[Tensor, ...]:
-        """Inputs, half of them mirrored, tokens, names and words of a batch."""
+        """Batch ``index`` of an epoch: inputs, about half of them mirrored, tokens, names, words.
+
+        It depends on the arguments alone, so a resumed run sees the same batches.
+        """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         chosen = torch.randperm(len(self.names), generator=generator)
         chosen = chosen[index * size : (index + 1) * size]
@@ -117,17 +118,17 @@ class Pairs:
 
 
 def to_inputs(pictures: Tensor) -> Tensor:
-    """(N, n, n, 3) uint8 RGB to (N, 3, n, n) float32 as CLIP takes them, channels last."""
+    """CLIP's inputs, (N, 3, n, n) float32 in channels-last memory, from (N, n, n, 3) uint8 RGB."""
     return (pictures.permute(0, 3, 1, 2) / 255 - MEAN) / STD
 
 
 def contrastive_loss(image: Tensor, text: Tensor, names: Tensor, logit_scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy over a batch, in which pairs of the same names don't compete.
+    """CLIP's symmetric cross-entropy over a batch. Pairs with the same names do not compete.
 
     Args:
-        image, text: (N, D) of unit length.
-        names: (N,) int64.
-        logit_scale: scalar, the log of the factor.
+        image, text: (N, D) embeddings of unit length.
+        names: (N,) int64, as in ``Pairs``.
+        logit_scale: scalar, the logarithm of the factor on the cosines.
     """
     own = torch.arange(len(names))
     same = (names[:, None] == names) & (own[:, None] != own)
@@ -136,17 +137,21 @@ def contrastive_loss(image: Tensor, text: Tensor, names: Tensor, logit_scale: Te
 
 
 def word_loss(word_logits: Tensor, words: Tensor) -> Tensor:
-    """Cross-entropy of a picture's words: (N, W) logits and counts, both over WORDS.
+    """Cross-entropy of a picture's words. Logits and counts are (N, W), W words as in WORDS.
 
-    The contrastive loss alone tells colours apart at once, textures late and shapes hardly at all
-    in the time there is; named words teach all three (as CatLIP does, arXiv 2404.15653).
+    With the contrastive loss alone the model learns colours at once, textures late, and shapes
+    hardly at all in so short a run. Classifying the words teaches all three, as in CatLIP
+    (arXiv 2404.15653).
     """
     return F.cross_entropy(word_logits, words / words.sum(dim=1, keepdim=True))
 
 
 def build_model() -> CLIP:
-    """CLIP as OpenAI initialise it, but for residual branches that are open from the start: closed
-    ones cost a run this short most of what it could learn of shapes."""
+    """CLIP with OpenAI's initialisation, except for the residual branches.
+
+    OpenAI start them closed, with the gain of the last batch norm at zero. Here the gain starts at
+    one: in so short a run, closed branches cost most of what the model can learn about shapes.
+    """
     model = CLIP(**SIZES)
     for module in model.visual.modules():
         if isinstance(module, Bottleneck):
@@ -155,8 +160,10 @@ def build_model() -> CLIP:
 
 
 def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
-    """AdamW, slower for the text encoder and without decay of gains and biases; a linear warm-up,
-    then half a cosine to zero."""
+    """AdamW and its schedule, a linear warm-up and then half a cosine to zero.
+
+    The text encoder has a lower learning rate. Gains and biases have no weight decay.
+    """
     vision = [*model.visual.parameters(), *word_head.parameters()]
     in_vision = set(vision)
     text = [p for p in model.parameters() if p not in in_vision]
@@ -181,7 +188,11 @@ def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
 
 
 def train(model: CLIP, args: argparse.Namespace) -> None:
-    """Train in place, from ``FILE.partial.pth`` on if it is there."""
+    """Train the model in place. Goes on from ``FILE.partial.pth`` if that exists.
+
+    Raises:
+        SystemExit: the file belongs to a run with other settings.
+    """
     steps_per_epoch = args.pairs // args.batch_size
     steps = args.epochs * steps_per_epoch
     word_head = nn.Linear(SIZES["embed_dim"], len(WORDS))  # for training only
@@ -192,7 +203,7 @@ def train(model: CLIP, args: argparse.Namespace) -> None:
     if partial.is_file():
         saved = torch.load(partial, weights_only=True)
         if saved["settings"] != settings:
-            sys.exit(f"error: {partial} is of a run with {saved['settings']}: delete it.")
+            sys.exit(f"error: {partial} belongs to a run with {saved['settings']}: delete it.")
         for part, state in zip(parts, saved["states"], strict=True):
             part.load_state_dict(state)
         start = saved["step"]
@@ -220,13 +231,8 @@ def train(model: CLIP, args: argparse.Namespace) -> None:
                 torch.save({"step": step + 1, "settings": settings, "states": states}, path)
 
 
-def collate(pairs: list[tuple[np.ndarray, str]]) -> tuple[Tensor, tuple[str, ...]]:
-    pictures, captions = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(pictures)), captions
-
-
 def save(model: CLIP, path: Path) -> None:
-    """OpenAI's state dict in float16, with the sizes that they store beside the weights."""
+    """Write the model's state dict as safetensors, floats in float16, as OpenAI store theirs."""
     tensors = {
         k: v.half().contiguous() if v.is_floating_point() else v
         for k, v in model.state_dict().items()
@@ -236,7 +242,12 @@ def save(model: CLIP, path: Path) -> None:
 
 
 def zero_shot_accuracy(clip_file: Path, num_pictures: int) -> dict[str, float]:
-    """Shares of single objects whose name, of all 360, or one of whose words comes out first."""
+    """How well a CLIP file names single objects, by zero-shot choice among all 360 names.
+
+    Returns:
+        The shares of pictures, 0 to 1, for which the chosen "name" is right, and its "texture",
+        its "colour" and its "shape".
+    """
     model, _ = load_clip(clip_file)
     text = encode_prompts([f"a photo of a {name}" for name in ALL_NAMES], model)
     pairs = CaptionedShapes(num_pictures, SIZES["image_resolution"], split="val", max_objects=1)
@@ -245,14 +256,9 @@ def zero_shot_accuracy(clip_file: Path, num_pictures: int) -> dict[str, float]:
         indices = range(first, min(first + 250, num_pictures))
         pictures = torch.from_numpy(np.stack([pairs[i][0] for i in indices]))
         best = (encode_images(model, to_inputs(pictures)) @ text.T).argmax(dim=1).tolist()
-        for i, found in zip(indices, best, strict=True):
-            (truth,) = pairs.names(i)
-            right.append(
-                [
-                    ALL_NAMES[found] == truth,
-                    *(a == b for a, b in zip(ALL_NAMES[found], truth, strict=True)),
-                ]
-            )
+        for i, chosen in zip(indices, best, strict=True):
+            (truth,), found = pairs.names(i), ALL_NAMES[chosen]
+            right.append([found == truth, *map(eq, found, truth)])
     shares = np.mean(right, axis=0).round(4).tolist()
     return dict(zip(("name", "texture", "colour", "shape"), shares, strict=True))
 
@@ -261,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argument_parser()
     args = parser.parse_args(argv)
     if args.pairs % args.batch_size:
-        parser.error("--pairs is to be a multiple of --batch-size")
+        parser.error("--pairs must be a multiple of --batch-size")
     torch.manual_seed(args.seed)
     model = build_model()
     train(model, args)
