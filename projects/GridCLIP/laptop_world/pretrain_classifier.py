@@ -20,17 +20,9 @@ from tqdm import tqdm
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
-from laptop_world.pretrain_clip import (
-    CLIP_NORM,
-    PEAK_LR,
-    SIZES,
-    WARMUP,
-    WEIGHT_DECAY,
-    build_model,
-    save,
-    to_inputs,
-)
+from laptop_world.pretrain_clip import CLIP_NORM, PEAK_LR, WARMUP, WEIGHT_DECAY
 from laptop_world.shapes import CaptionedShapes, load_world
+from laptop_world.small_clip import SIZES, build_model, save, to_inputs
 
 BATCH_SIZE = 128
 

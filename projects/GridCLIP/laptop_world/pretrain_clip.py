@@ -14,41 +14,24 @@ import math
 import re
 import sys
 from collections import Counter
-from operator import eq
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from clip import tokenize
-from clip.clip import _transform
-from clip.model import CLIP, Bottleneck
-from safetensors.torch import save_file
+from clip.model import CLIP
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import load_clip, sha256_of_file
-from gridclip.data.teacher import encode_images
+from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import replacing, write_json
-from gridclip.text.encoder import encode_prompts
 from laptop_world.shapes import ALL_NAMES, CaptionedShapes
 from laptop_world.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
+from laptop_world.small_clip import SIZES, build_model, save, to_inputs, zero_shot_accuracy
 
-# 64 is the least text width: that of one attention head. Most of the file is the token table.
-SIZES = dict(
-    embed_dim=64,
-    image_resolution=64,
-    vision_layers=(2, 2, 2, 1),
-    vision_width=16,
-    vision_patch_size=None,
-    context_length=77,
-    vocab_size=49408,
-    transformer_width=64,
-    transformer_heads=1,
-    transformer_layers=2,
-)
 CAPTION_TOKENS = 32  # the longest caption has 29
 DRAWN_AT_ONCE = 64
 WORDS = (*TEXTURES, *COLOURS, *SHAPES)
@@ -57,8 +40,6 @@ PEAK_LR, TEXT_LR, WARMUP, WEIGHT_DECAY, CLIP_NORM = 4e-3, 1e-3, 0.03, 0.1, 1.0
 WORD_WEIGHT = 3.0
 MAX_LOGIT_SCALE = math.log(100)
 SAVE_PERIOD = 250
-_normalize = _transform(SIZES["image_resolution"]).transforms[-1]
-MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in (_normalize.mean, _normalize.std))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -117,11 +98,6 @@ class Pairs:
         return inputs, self.tokens[chosen], self.names[chosen], self.words[chosen]
 
 
-def to_inputs(pictures: Tensor) -> Tensor:
-    """CLIP's inputs, (N, 3, n, n) float32 in channels-last memory, from (N, n, n, 3) uint8 RGB."""
-    return (pictures.permute(0, 3, 1, 2) / 255 - MEAN) / STD
-
-
 def contrastive_loss(image: Tensor, text: Tensor, names: Tensor, logit_scale: Tensor) -> Tensor:
     """CLIP's symmetric cross-entropy over a batch. Pairs with the same names do not compete.
 
@@ -144,19 +120,6 @@ def word_loss(word_logits: Tensor, words: Tensor) -> Tensor:
     (arXiv 2404.15653).
     """
     return F.cross_entropy(word_logits, words / words.sum(dim=1, keepdim=True))
-
-
-def build_model() -> CLIP:
-    """CLIP with OpenAI's initialisation, except for the residual branches.
-
-    OpenAI start them closed, with the gain of the last batch norm at zero. Here the gain starts at
-    one: in so short a run, closed branches cost most of what the model can learn about shapes.
-    """
-    model = CLIP(**SIZES)
-    for module in model.visual.modules():
-        if isinstance(module, Bottleneck):
-            nn.init.ones_(module.bn3.weight)
-    return model.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
 def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
@@ -187,26 +150,30 @@ def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def train(model: CLIP, args: argparse.Namespace) -> None:
-    """Train the model in place. Goes on from ``FILE.partial.pth`` if that exists.
+def resume(partial: Path, settings: dict, parts: Sequence) -> int:
+    """Load the states of the parts from ``partial`` and return the number of steps done.
 
     Raises:
         SystemExit: the file belongs to a run with other settings.
     """
+    saved = torch.load(partial, weights_only=True)
+    if saved["settings"] != settings:
+        sys.exit(f"error: {partial} belongs to a run with {saved['settings']}: delete it.")
+    for part, state in zip(parts, saved["states"], strict=True):
+        part.load_state_dict(state)
+    return saved["step"]
+
+
+def train(model: CLIP, args: argparse.Namespace) -> None:
+    """Train the model in place. Goes on from ``FILE.partial.pth`` if that exists."""
     steps_per_epoch = args.pairs // args.batch_size
     steps = args.epochs * steps_per_epoch
     word_head = nn.Linear(SIZES["embed_dim"], len(WORDS))  # for training only
     optimizer, scheduler = build_optimizer(model, word_head, steps)
     parts = (model, word_head, optimizer, scheduler)
-    partial, start = args.output.with_suffix(".partial.pth"), 0
+    partial = args.output.with_suffix(".partial.pth")
     settings = {name: getattr(args, name) for name in ("pairs", "epochs", "batch_size", "seed")}
-    if partial.is_file():
-        saved = torch.load(partial, weights_only=True)
-        if saved["settings"] != settings:
-            sys.exit(f"error: {partial} belongs to a run with {saved['settings']}: delete it.")
-        for part, state in zip(parts, saved["states"], strict=True):
-            part.load_state_dict(state)
-        start = saved["step"]
+    start = resume(partial, settings, parts) if partial.is_file() else 0
     pairs = Pairs(args)
     model.train()
     bar = tqdm(range(start, steps), "training", initial=start, total=steps, unit="step")
@@ -229,38 +196,6 @@ def train(model: CLIP, args: argparse.Namespace) -> None:
             states = [part.state_dict() for part in parts]
             with replacing(partial) as path:
                 torch.save({"step": step + 1, "settings": settings, "states": states}, path)
-
-
-def save(model: CLIP, path: Path) -> None:
-    """Write the model's state dict as safetensors, floats in float16, as OpenAI store theirs."""
-    tensors = {
-        k: v.half().contiguous() if v.is_floating_point() else v
-        for k, v in model.state_dict().items()
-    }
-    with replacing(path) as partial:
-        save_file(tensors, partial)
-
-
-def zero_shot_accuracy(clip_file: Path, num_pictures: int) -> dict[str, float]:
-    """How well a CLIP file names single objects, by zero-shot choice among all 360 names.
-
-    Returns:
-        The shares of pictures, 0 to 1, for which the chosen "name" is right, and its "texture",
-        its "colour" and its "shape".
-    """
-    model, _ = load_clip(clip_file)
-    text = encode_prompts([f"a photo of a {name}" for name in ALL_NAMES], model)
-    pairs = CaptionedShapes(num_pictures, SIZES["image_resolution"], split="val", max_objects=1)
-    right = []
-    for first in tqdm(range(0, num_pictures, 250), desc="zero-shot", unit="batch"):
-        indices = range(first, min(first + 250, num_pictures))
-        pictures = torch.from_numpy(np.stack([pairs[i][0] for i in indices]))
-        best = (encode_images(model, to_inputs(pictures)) @ text.T).argmax(dim=1).tolist()
-        for i, chosen in zip(indices, best, strict=True):
-            (truth,), found = pairs.names(i), ALL_NAMES[chosen]
-            right.append([found == truth, *map(eq, found, truth)])
-    shares = np.mean(right, axis=0).round(4).tolist()
-    return dict(zip(("name", "texture", "colour", "shape"), shares, strict=True))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from ..common.gridclip_r50 import model
 from ..common.shapes import clip, dataloader, shapes
 from ..common.train import lr_multiplier, optimizer, train
 
-# The sizes are those of laptop_world/pretrain_clip.py.
+# The sizes are those of laptop_world/small_clip.py.
 model.backbone.bottom_up.update(layers=(2, 2, 2, 1), width=16, embed_dim=64, input_resolution=64)
 model.classifier.embed_dim = 64
 model.backbone.update(out_channels=64, top_block=None)
