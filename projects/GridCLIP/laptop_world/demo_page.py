@@ -1,6 +1,6 @@
-"""The demo's report: gathers what the stages have left and renders ``report.html.j2`` with it.
+"""The demo's report: facts from the files that the stages left, rendered by ``report.html.j2``.
 
-The page stands alone: its style and its pictures are in the file, and nothing is fetched.
+The page stands alone: style and pictures are in the file, and it fetches nothing.
 """
 
 import base64

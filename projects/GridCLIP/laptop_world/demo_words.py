@@ -39,8 +39,8 @@ def search_pictures(
     dataset = predictor.cfg.dataloader.test.dataset.names
     metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
     base = [n for i, n in enumerate(metadata.thing_classes) if i not in metadata.novel_classes]
-    # The names trained on are part of the vocabulary: an object that one of them fits better then
-    # has a low score for the user's word.
+    # The names trained on are in the vocabulary too, so that an object that one of them fits better
+    # scores lower for the user's word.
     others = [name.replace("_", " ") for name in base]
     predictor.set_vocabulary([*words, *(name for name in others if name not in words)])
 
@@ -57,24 +57,14 @@ def search_pictures(
     output.mkdir(parents=True)
     listed = []
     for i, word in enumerate(words):
-        best = sorted(found[word], key=lambda f: -f[0])[:_BEST]
-        pictures = [f"{i}_{k}.jpg" for k in range(len(best))]
-        for name, (_, box, record) in zip(pictures, best, strict=True):
-            _draw(record["file_name"], box).save(output / name, quality=88)
-        listed.append(
-            {
-                "word": word,
-                "trained_on": any(is_called(name, word) for name in base),
-                "best": [
-                    {
-                        "picture": name,
-                        "score": round(score, 4),
-                        "right": is_right(word, box, record, metadata.thing_classes),
-                    }
-                    for name, (score, box, record) in zip(pictures, best, strict=True)
-                ],
-            }
-        )
+        best = []
+        for k, (score, box, record) in enumerate(sorted(found[word], key=lambda f: -f[0])[:_BEST]):
+            picture = f"{i}_{k}.jpg"
+            _draw(record["file_name"], box).save(output / picture, quality=88)
+            right = is_right(word, box, record, metadata.thing_classes)
+            best.append({"picture": picture, "score": round(score, 4), "right": right})
+        trained_on = any(is_called(name, word) for name in base)
+        listed.append({"word": word, "trained_on": trained_on, "best": best})
     write_json(output / "words.json", listed, indent=1)
 
 
