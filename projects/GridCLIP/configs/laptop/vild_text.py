@@ -1,4 +1,4 @@
-"""ViLD-text on the laptop world: no distillation. Its RPN makes ViLD's proposals."""
+"""ViLD-text on the laptop world: no distillation. Its region proposal network serves ViLD."""
 
 from .vild import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
