@@ -313,25 +313,18 @@ def test_write_refuses_other_shapes(tmp_path, complete, embeddings):
         write(EmbeddingStore.open(complete), [0], embeddings[:1])
 
 
-def test_check_accepts_what_fits_and_names_what_does_not(complete):
-    store = EmbeddingStore.open(complete)
-    store.check()
-    store.check(teacher_sha256="ab" * 32, dim=5, regions="halves", mirror=True)
-    with pytest.raises(StoreError, match="teacher_sha256 is 'abab.*', not 'cd'"):
-        store.check(teacher_sha256="cd")
-    with pytest.raises(StoreError, match="dim is 5, not 8; its regions is 'halves'"):
-        store.check(dim=8, regions="whole")
-    with pytest.raises(StoreError, match="--windows whole"):
-        store.check(regions="whole")
+def test_open_accepts_what_fits_and_names_what_does_not(complete, tmp_path):
+    EmbeddingStore.open(complete, regions="halves", mirror=True)
+    with pytest.raises(StoreError, match="regions are 'halves', not 'whole'.*delete") as info:
+        EmbeddingStore.open(complete, regions="whole")
+    assert "--windows whole" in str(info.value)
     with pytest.raises(StoreError, match="scripts/precompute.py regions --proposals PROPOSALS"):
         EmbeddingStore.open(complete, regions="proposals")
-
-
-def test_check_mirror(tmp_path):
-    store = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
-    store.check(mirror=False)
-    with pytest.raises(StoreError, match="no mirrored images"):
-        store.check(mirror=True)
+    plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
+    write(plain, range(4), np.ones((4, 3, 5)))
+    EmbeddingStore.open(plain.path, regions="halves")
+    with pytest.raises(StoreError, match="'halves', not 'whole'; it holds no mirrored images"):
+        EmbeddingStore.open(plain.path, regions="whole", mirror=True)
 
 
 def test_pickle_takes_the_path_along_and_not_the_data(tmp_path):

@@ -113,7 +113,9 @@ def test_other_proposals_are_refused_with_both_digests_and_the_fix(complete, man
 
 
 def test_windows_are_not_taken_for_proposals(complete, tmp_path):
-    with pytest.raises(StoreError, match="regions is 'proposals', not 'tiles9'; delete the folder"):
+    with pytest.raises(
+        StoreError, match="regions are 'proposals', not 'tiles9'; delete the folder"
+    ):
         EmbeddingStore.open(complete, regions="tiles9")
     with pytest.raises(StoreError) as info:
         EmbeddingStore.open(tmp_path / "nowhere", regions="proposals")
@@ -123,13 +125,6 @@ def test_windows_are_not_taken_for_proposals(complete, tmp_path):
 def test_create_refuses_a_store_of_other_proposals(complete, manifest):
     with pytest.raises(StoreError, match=r"regions_sha256 \(.*counts \(3 and 3\).*Delete"):
         EmbeddingStore.create(complete, replace(manifest, regions_sha256="0", counts=(1, 1, 3)))
-
-
-def test_check_names_what_does_not_fit(complete, proposals):
-    store = EmbeddingStore.open(complete)
-    store.check(teacher_sha256="ab" * 32, dim=DIM, regions="proposals")
-    with pytest.raises(StoreError, match="teacher_sha256 is .*dim is 4, not 5; .*no mirrored"):
-        store.check(teacher_sha256="x", dim=5, mirror=True)
 
 
 def test_kill_before_the_done_byte_loses_nothing(

@@ -135,40 +135,6 @@ class EmbeddingStore(ArrayStore):
                 )
         return boxes, embeddings
 
-    def check(
-        self,
-        *,
-        teacher_sha256: str | None = None,
-        dim: int | None = None,
-        regions: str | None = None,
-        mirror: bool = False,
-    ) -> None:
-        """Check that the store serves a purpose; what is not given is not checked.
-
-        Args:
-            teacher_sha256: digest of the teacher's weights.
-            dim: D.
-            regions: the window set, or "proposals".
-            mirror: whether mirrored images are needed.
-
-        Raises:
-            StoreError: names all that does not fit.
-        """
-        wanted = {"teacher_sha256": teacher_sha256, "dim": dim, "regions": regions}
-        problems = [
-            f"its {name} is {getattr(self.manifest, name)!r}, not {value!r}"
-            for name, value in wanted.items()
-            if value is not None and value != getattr(self.manifest, name)
-        ]
-        if mirror and not self.manifest.mirror:
-            problems.append("it holds no mirrored images")
-        if problems:
-            raise self._error(
-                f"does not fit: {'; '.join(problems)}; delete the folder or choose another one",
-                regions=regions,
-                mirror=mirror,
-            )
-
     def summary(self) -> str:
         (vectors, dim), images = self._embeddings.shape, len(self.manifest.image_ids)
         return (
@@ -190,15 +156,27 @@ class EmbeddingStore(ArrayStore):
         return shlex.join(["python", "scripts/precompute.py", what, *end])
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, regions: str | None = None) -> "EmbeddingStore":
+    def open(cls, path, *, regions: str | None = None, mirror: bool = False) -> "EmbeddingStore":
         """Open a complete store for reading; see :meth:`ArrayStore.open`.
 
         Args:
             path: the folder.
             regions: the window set, or "proposals", if only one will do.
+            mirror: whether mirrored images are needed.
+
+        Raises:
+            StoreError: the store is missing, incomplete or damaged, or holds something else.
         """
-        store = super().open(path, regions=regions)
-        store.check(regions=regions)
+        store = super().open(path, regions=regions, mirror=mirror)
+        problems = []
+        if regions not in (None, store.manifest.regions):
+            problems.append(f"its regions are '{store.manifest.regions}', not '{regions}'")
+        if mirror and not store.manifest.mirror:
+            problems.append("it holds no mirrored images")
+        if problems:
+            raise store._error(
+                f"does not fit: {'; '.join(problems)}; delete the folder or choose another one"
+            )
         return store
 
     def _check_arrays(self, row: int, boxes, embeddings) -> tuple[np.ndarray, np.ndarray]:

@@ -121,8 +121,7 @@ class GridCLIPDatasetMapper(TeacherMapper):
     allowed = _KEEP_PICTURE
 
     def _open(self, path: str, mirror: bool) -> EmbeddingStore:
-        store = EmbeddingStore.open(path)
-        store.check(mirror=mirror)
+        store = EmbeddingStore.open(path, mirror=mirror)
         if store.manifest.regions == PROPOSALS:
             raise ValueError(f"{path} holds embeddings of proposals: give a store of windows.")
         return store
