@@ -69,7 +69,7 @@ def test_snakemake_plans_every_task(whole_grid, capfd):
 def test_other_annotations_and_another_clip_are_refused(
     whole_grid, tmp_path, laptop_clip, monkeypatch
 ):
-    whole_grid.tasks[0].record.write()
+    whole_grid.tasks[0].open_record().write()
     arguments = ["--output", str(tmp_path / "out"), "--variants", "gridclip"]
     experiment.Grid(reproduce.parse_args(arguments))
     with pytest.raises(ChangedError, match=r"\(clip_sha256, config\.clip\.weights"):

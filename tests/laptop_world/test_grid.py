@@ -185,7 +185,7 @@ def test_a_kill_ends_commands_and_keeps_their_seconds(long_task, run_all, tmp_pa
     pid = int((tmp_path / "pids").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
-    assert not long_task.record.complete and long_task.record.seconds >= 0
+    assert not long_task.open_record().complete and long_task.open_record().seconds >= 0
     assert Path(long_task.folder, "record.json").is_file()
     (tmp_path / "end").touch()
     reasons, said = run_all([long_task])
@@ -200,12 +200,12 @@ def test_a_second_start_keeps_the_seconds_of_the_first(make, run_all, tmp_path):
     (tmp_path / "a").mkdir()
     task = make("long", fails_at_first)
     assert set(run_all([task])[0]) == {"long"}
-    before = task.record.seconds
+    before = task.open_record().seconds
     assert before >= 0.3
     (tmp_path / "a").rmdir()
     reasons, said = run_all([task])
     assert reasons == {} and said[0].startswith("[0/1] long: goes on")
-    assert task.record.complete and task.record.seconds >= before + 0.3
+    assert task.open_record().complete and task.open_record().seconds >= before + 0.3
 
 
 def test_one_process_at_a_time(make, run_all, tmp_path, monkeypatch):
@@ -216,17 +216,17 @@ def test_one_process_at_a_time(make, run_all, tmp_path, monkeypatch):
     Plan([task], 1).write(tmp_path / "plan.json")
     with locked(task.log_file), pytest.raises(SystemExit):
         run.main([str(tmp_path / "plan.json"), "a"])
-    assert not task.record.complete
+    assert not task.open_record().complete
 
 
 def test_a_run_refuses_a_folder_of_another_identity(make, tmp_path):
-    make("a", "1").record.write()
+    make("a", "1").open_record().write()
     task = make("a", "2")
     Plan([task], 1).write(tmp_path / "plan.json")
     with pytest.raises(SystemExit, match=r"a: failed: .*made with other settings \(code\)"):
         run.main([str(tmp_path / "plan.json"), "a"])
     with pytest.raises(ChangedError, match=r"made with other settings \(code\)"):
-        task.check()
+        task.open_record()
     assert not task.stamp.exists()
 
 

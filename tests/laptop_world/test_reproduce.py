@@ -142,7 +142,7 @@ def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
 def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
     """GridCLIP and ViLD: the teacher's embeddings; ViLD: the proposals, too."""
     for task in whole_grid.tasks:
-        record = task.record
+        record = task.open_record()
         record.seconds = 60.0
         record.write()
     for task in [*whole_grid.runs.values(), *whole_grid.lengths.values()]:

@@ -112,7 +112,7 @@ class Grid:
     def _add(self, name: str, folder: Path, cfg: DictConfig, command: list, **fields) -> Task:
         command = [sys.executable, *map(str, command)]
         task = Task(name, str(folder), command, run_identity(cfg), **fields)
-        task.check()
+        task.open_record()  # refuses what was made with other settings
         self.tasks.append(task)
         return task
 

@@ -48,18 +48,14 @@ class Task:
         """What tells Snakemake that the task is complete."""
         return Path(self.folder, "done")
 
-    @property
-    def record(self) -> TaskRecord:
-        """As it is on the disk now. Raises ChangedError if it has another identity."""
+    def open_record(self) -> TaskRecord:
+        """As it is on the disk now. Raises ChangedError if it was made with other settings."""
         return TaskRecord(Path(self.folder, "record.json"), self.identity)
-
-    def check(self) -> None:
-        """Raises ChangedError if what is there was made with other settings."""
-        _ = self.record
 
     def outcome(self) -> str:
         """The time that it took, and a detector's accuracy: "3 min 22 s, AP 30.1 APr 12.0 ..."."""
-        seconds, results = duration(self.record.seconds), Path(self.folder, "results.json")
+        seconds = duration(self.open_record().seconds)
+        results = Path(self.folder, "results.json")
         if not results.is_file():
             return seconds
         metrics = json.loads(results.read_text(encoding="utf-8"))["metrics"]["bbox"]
@@ -92,7 +88,7 @@ class Plan:
 
     def progress(self, task: Task, event: str) -> str:
         """A line on an event: how many tasks are complete, and about how long the others take."""
-        records = [task.record for task in self.tasks]
+        records = [task.open_record() for task in self.tasks]
         done = sum(record.complete for record in records)
         left = self._seconds_left(records)
         remaining = "" if left is None else f"; about {duration(left)} left"
@@ -139,7 +135,7 @@ def run_tasks(plan: Plan, folder: Path, snakemake: Sequence[str] = ()) -> dict[s
         path = folder / "plan.json"
         plan.write(path)
         for task in plan.tasks:
-            if task.record.complete:
+            if task.open_record().complete:
                 print(plan.progress(task, f"was done in {task.outcome()}"), flush=True)
             else:
                 task.stamp.unlink(missing_ok=True)  # the record is what counts
@@ -168,7 +164,7 @@ def _run_snakemake(*arguments: str | Path) -> None:
 def _incomplete(tasks: Sequence[Task]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for task in tasks:
-        if task.record.complete:
+        if task.open_record().complete:
             continue
         if missing := [need for need in task.needs if need in reasons]:
             reasons[task.name] = f"it needs {missing[0]}"

@@ -97,7 +97,7 @@ def write_summary(grid: Grid, folder: Path) -> None:
         record = read_results(Path(task.folder, "results.json"))
         metrics.setdefault(variant, []).append(record["metrics"]["bbox"])
         runs[f"{variant}/seed{seed}"] = {
-            "seconds": round(task.record.seconds, 1),
+            "seconds": round(task.open_record().seconds, 1),
             **{key: record[key] for key in ("seed", "commit", "versions", "device", "iterations")},
             **{key: task.identity[key] for key in ("clip_sha256", "annotations_sha256")},
             "config_file": str(config_file(variant).relative_to(ROOT)),
@@ -105,7 +105,9 @@ def write_summary(grid: Grid, folder: Path) -> None:
         }
     names = {task.name for task in grid.runs.values()}
     preparation = {
-        task.name: round(task.record.seconds, 1) for task in grid.tasks if task.name not in names
+        task.name: round(task.open_record().seconds, 1)
+        for task in grid.tasks
+        if task.name not in names
     }
     summary = summarise(metrics)
     write_json(folder / "laptop_world.json", summary, indent=1)
@@ -124,7 +126,7 @@ def write_curves(grid: Grid, folder: Path) -> None:
     What comes before a training: the teacher's embeddings and ViLD's proposals. The training of
     ViLD-text, whose region proposal network makes those, is left out, in ViLD's favour.
     """
-    seconds = {task.name: task.record.seconds for task in grid.tasks}
+    seconds = {task.name: task.open_record().seconds for task in grid.tasks}
     regions = ["vild_text proposals", "vild preparation"]
     before = {"gridclip": ["gridclip preparation"], "vild": regions, "vild_ensemble": regions}
     curves = {}

@@ -14,7 +14,6 @@ from laptop_world.record import ChangedError
 
 
 def main(argv: list[str] | None = None) -> None:
-    die_with_parent()
     plan_file, name = sys.argv[1:] if argv is None else argv
     plan = Plan.read(plan_file)
     (task,) = [task for task in plan.tasks if task.name == name]
@@ -24,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         with locked(task.log_file) as log:
-            record = task.record
+            record = task.open_record()
             if record.complete:  # killed after that, before Snakemake heard of it
                 return
             say("goes on" if record.seconds else "started")
@@ -41,4 +40,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     main()
