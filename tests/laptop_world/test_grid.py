@@ -233,7 +233,8 @@ def test_a_run_refuses_a_folder_of_another_identity(make, tmp_path):
 def test_further_arguments_reach_snakemake(make, run_all):
     tasks = [make("b", "pass", needs=["a"]), make("a", "pass")]
     reasons, _ = run_all(tasks, snakemake=["--dry-run", "--quiet", "rules"])
-    assert reasons == {"b": "it was not started", "a": "it was not started"}
+    assert set(reasons) == {"a", "b"}
+    assert all(reason.startswith("it was not started") for reason in reasons.values())
 
 
 @pytest.mark.parametrize(

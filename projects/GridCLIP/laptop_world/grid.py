@@ -171,5 +171,5 @@ def _incomplete(tasks: Sequence[Task]) -> dict[str, str]:
         elif task.log_file.is_file():
             reasons[task.name] = f"log: {task.log_file}\n{last_lines(task.log_file)}"
         else:
-            reasons[task.name] = "it was not started"
+            reasons[task.name] = "it was not started; --snakemake --verbose shows why"
     return reasons
