@@ -11,13 +11,13 @@ rest. Both have
   for windows, in pixels for proposals;
 * ``describe(n)``: how a region becomes an input of n x n pixels, for the store's manifest;
 * ``prepare(image, n)``: what the process that reads a picture makes of it;
-* ``inputs(prepared, boxes, first, n)``: (m, S, 3, n, n) float32 for m boxes of a picture, which are
-  its regions from number ``first`` on, on the device of ``prepared``;
+* ``inputs(prepared, boxes, n)``: (S, 3, n, n) float32 for each region in turn, on the device of
+  ``prepared``; those of the mirrored picture come last;
 * ``batch(inputs)``: how many regions to embed at once where the encoder takes so many inputs.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,8 +70,8 @@ class Windows:
         boxes = windows(self.name)
         return torch.cat([window_inputs(variant, boxes, resolution) for variant in variants])
 
-    def inputs(self, prepared: Tensor, boxes: Tensor, first: int, resolution: int) -> Tensor:
-        return prepared[first : first + len(boxes), None]
+    def inputs(self, prepared: Tensor, boxes: Tensor, resolution: int) -> Iterable[Tensor]:
+        return prepared[:, None]
 
     def batch(self, batch_size: int) -> int:
         per_picture = (1 + self.mirror) * len(WINDOW_SETS[self.name])
@@ -107,8 +107,9 @@ class Proposals:
     def prepare(self, image: np.ndarray, resolution: int) -> Tensor:
         return torch.tensor(image)
 
-    def inputs(self, prepared: Tensor, boxes: Tensor, first: int, resolution: int) -> Tensor:
-        return region_inputs(prepared.permute(2, 0, 1), boxes, resolution)
+    def inputs(self, prepared: Tensor, boxes: Tensor, resolution: int) -> Iterable[Tensor]:
+        for part in boxes.split(64):  # all of a picture's crops at once would fill the memory
+            yield from region_inputs(prepared.permute(2, 0, 1), part, resolution)
 
     def batch(self, batch_size: int) -> int:
         return max(1, batch_size // self.views)

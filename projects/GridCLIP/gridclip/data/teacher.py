@@ -1,7 +1,8 @@
 """The frozen CLIP image encoder as teacher: its embeddings of a dataset's regions, made once."""
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import clip
 import numpy as np
@@ -115,47 +116,26 @@ def precompute_embeddings(
     )
     with Filling(records, len(rows), "embedding") as filling:
         assembly = _Assembly(store, regions, filling)
-        for batch in _batches(assembly.parts(loader), regions.batch(batch_size)):
-            inputs = [
-                regions.inputs(prepared.to(device), boxes, first, resolution)
-                for _, prepared, boxes, first in batch
-            ]
-            embeddings = encode_regions(model, torch.cat(inputs)).cpu().numpy()
-            assembly.add([row for row, _, boxes, _ in batch for _ in boxes], embeddings)
+        stream = assembly.inputs(loader, resolution, torch.device(device))
+        while batch := list(itertools.islice(stream, regions.batch(batch_size))):
+            batch_rows, inputs = zip(*batch, strict=True)
+            assembly.add(batch_rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
         assembly.write()
         return filling.report()
 
 
-# A part of a picture's regions: row, prepared picture, (m, 4) boxes, number of the first of them.
-_Part = tuple[int, Tensor, Tensor, int]
-
-
-def _batches(pictures: Iterable[_Part], size: int) -> Iterator[list[_Part]]:
-    """The regions of pictures, dealt out in batches that have ``size`` of them together."""
-    batch: list[_Part] = []
-    room = size
-    for row, prepared, boxes, first in pictures:
-        while len(boxes):
-            part = boxes[:room]
-            batch.append((row, prepared, part, first))
-            room, boxes, first = room - len(part), boxes[room:], first + len(part)
-            if not room:
-                yield batch
-                batch, room = [], size
-    if batch:
-        yield batch
-
-
 class _Assembly:
-    """Puts the embeddings of pictures together and writes the pictures that are complete."""
+    """Deals out the regions of pictures, and writes a picture once all its embeddings are there."""
 
     def __init__(self, store: EmbeddingStore, regions: Regions, filling: Filling):
         self.store, self.regions, self.filling = store, regions, filling
         self._embeddings: dict[int, list[np.ndarray]] = {}  # by row, of pictures under way
         self._complete: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def parts(self, loader: DataLoader) -> Iterator[_Part]:
-        """Pictures that can be read, with all their regions, those of the mirror image after."""
+    def inputs(
+        self, loader: DataLoader, resolution: int, device: torch.device
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Row and (S, 3, n, n) crops of every region of the pictures that can be read."""
         for row, prepared in loader:
             if isinstance(prepared, str):
                 self.filling.fail(row, prepared)
@@ -164,7 +144,8 @@ class _Assembly:
             boxes = torch.from_numpy(self._boxes(row))
             if not len(boxes):
                 self._finish(row)
-            yield row, prepared, boxes.repeat(self.store.manifest.variants, 1), 0
+            for crops in self.regions.inputs(prepared.to(device), boxes, resolution):
+                yield row, crops
 
     def add(self, rows: Sequence[int], embeddings: np.ndarray) -> None:
         """Take the embeddings of a batch; a picture's come in the order of its regions."""
