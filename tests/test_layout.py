@@ -61,11 +61,27 @@ def test_the_product_is_read_in_one_sitting():
     assert sum(map(count_lines, PRODUCT)) <= 6000
 
 
+def read_project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def read_yaml(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
 def test_citation_names_this_version():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation, project = read_yaml("CITATION.cff"), read_project()
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]
+
+
+def test_the_workflow_runs_every_promised_python():
+    project, workflow = read_project(), read_yaml(".github/workflows/ci.yml")
+    promised = [
+        name.removeprefix("Programming Language :: Python :: ") for name in project["classifiers"]
+    ]
+    assert workflow["jobs"]["lint-and-test"]["strategy"]["matrix"]["python"] == promised
+    assert project["requires-python"] == f">={promised[0]}"
 
 
 def test_imports_are_found_wherever_they_are_written(tmp_path):
