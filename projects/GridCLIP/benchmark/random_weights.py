@@ -82,8 +82,9 @@ def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURV
 
 
 def _dense_shift(logits: Tensor, centerness: Tensor, threshold: float, survivors: int) -> Tensor:
-    """The shift for sqrt(sigmoid(logit + shift) sigmoid(centerness)) > threshold in ``survivors``
-    pairs.
+    """The shift of all logits that lets ``survivors`` pairs pass the score threshold.
+
+    The score of a pair is sqrt(sigmoid(logit + shift) sigmoid(centerness)).
 
     Args:
         logits: (R, C).
@@ -96,7 +97,7 @@ def _dense_shift(logits: Tensor, centerness: Tensor, threshold: float, survivors
 
 
 def _background_shift(logits: Tensor, threshold: float, survivors: int) -> Tensor:
-    """The shift of the background's logit for softmax > threshold in ``survivors`` pairs.
+    """The shift of the background's logit that lets ``survivors`` scores pass the threshold.
 
     Args:
         logits: (R, C + 1), the background last.
