@@ -53,7 +53,7 @@ def replace_section(text: str, name: str, section: str) -> str:
 
 
 def update(text: str, results: Path) -> str:
-    """The README ``text`` with new tables in every section."""
+    """``text`` with every section made anew."""
     for name in SECTIONS:
         text = replace_section(text, name, render(results, name))
     return text
