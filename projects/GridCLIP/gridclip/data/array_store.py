@@ -11,11 +11,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 from detectron2.utils import comm
@@ -64,7 +63,7 @@ class Manifest:
         return json.dumps({**asdict(self), **facts})
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
+    def from_json(cls, text: str) -> Self:
         """Raises StoreError for anything that ``to_json`` did not write."""
         try:
             entries = json.loads(text)
@@ -97,7 +96,10 @@ class Manifest:
         return [describe(n) for n in names if getattr(self, n) != getattr(other, n)]
 
 
-class ArrayStore:
+M = TypeVar("M", bound=Manifest)
+
+
+class ArrayStore(Generic[M]):
     """A store on disk; see the module's docstring for its files.
 
     Use :meth:`open` to read a complete store and :meth:`create` to fill one. Several processes of
@@ -105,12 +107,12 @@ class ArrayStore:
     the copy maps the same files again.
 
     A subclass names itself in ``kind`` and ``contents``, its manifest in ``manifest_type``, gives
-    :meth:`command`, maps its arrays in its constructor, and writes and reads them.
+    :meth:`command` and :meth:`summary`, maps its arrays in its constructor, and writes and reads
+    them.
 
     Args:
         path: the folder.
         writable: whether rows can be written.
-        needed: what :meth:`command` has to make, for the error if there is no store.
 
     Raises:
         StoreError: the folder is missing, or its files do not fit each other.
@@ -120,15 +122,14 @@ class ArrayStore:
     contents: ClassVar[str]
     manifest_type: ClassVar[type[Manifest]]
 
-    def __init__(self, path: str | os.PathLike, *, writable: bool = False, **needed):
-        self.path, self.writable, self._needed = Path(path), writable, needed
+    def __init__(self, path: str | os.PathLike, *, writable: bool = False):
+        self.path, self.writable = Path(path), writable
         self.manifest = self._read_manifest()
         self._row_of = {image_id: row for row, image_id in enumerate(self.manifest.image_ids)}
         self._done = self._map("done")
 
-    @classmethod
-    def command(cls, path: str | os.PathLike, manifest: Manifest | None = None, **needed) -> str:
-        """The command that makes a store or resumes it; ``needed`` overrides the manifest."""
+    def command(self, manifest: M | None) -> str:
+        """The command that makes the store or resumes it; None: there is no store yet."""
         raise NotImplementedError
 
     def summary(self) -> str:
@@ -136,19 +137,26 @@ class ArrayStore:
         raise NotImplementedError
 
     @classmethod
-    def create(cls, path: str | os.PathLike, manifest: Manifest):
+    def create(cls, path: str | os.PathLike, manifest: M, rank: int = 0, world: int = 1) -> Self:
         """Start a store, or resume one of the same manifest, for writing.
 
-        A new store appears at once with all its files, so processes may race to create it.
+        A new store appears at once with all its files, so processes may race to create it. Those of
+        a process group take turns, rank 0 first, so that the disk space is reserved once.
 
         Raises:
             StoreError: there is a store with another manifest, or something else.
             OSError: the disk has no room for the store.
         """
-        path = Path(path)
-        if not (path / _MANIFEST).is_file():
-            _allocate(path, manifest)
-        store = cls(path, writable=True)
+        if rank > 0:
+            comm.synchronize()
+        try:
+            if not (Path(path) / _MANIFEST).is_file():
+                _allocate(Path(path), manifest)
+            store = cls(path, writable=True)
+        finally:
+            # Even if rank 0 fails: the others then fail with the same message instead of waiting.
+            if world > 1 and rank == 0:
+                comm.synchronize()
         if differences := manifest.differences(store.manifest):
             raise StoreError(
                 f"The {cls.kind} {path} was made for something else: wanted and found "
@@ -157,31 +165,18 @@ class ArrayStore:
         return store
 
     @classmethod
-    def create_in_turn(cls, path: str | os.PathLike, manifest: Manifest, rank: int, world: int):
-        """:meth:`create` for all processes of a group: rank 0 first, so that the disk space is
-        reserved once."""
-        if world > 1 and rank > 0:
-            comm.synchronize()
-        try:
-            return cls.create(path, manifest)
-        finally:
-            # Even if rank 0 fails: the others then fail with the same message instead of waiting.
-            if world > 1 and rank == 0:
-                comm.synchronize()
-
-    @classmethod
-    def open(cls, path: str | os.PathLike, **needed):
+    def open(cls, path: str | os.PathLike, **options) -> Self:
         """Open a complete store for reading.
 
         Args:
             path: the folder.
-            needed: as in the constructor.
+            options: of the constructor.
 
         Raises:
             StoreError: it is missing, damaged or incomplete; the message names the folder and the
                 command that makes or completes it.
         """
-        store = cls(path, **needed)
+        store = cls(path, **options)
         if len(pending := store.pending()):
             total = len(store.manifest.image_ids)
             raise store._error(
@@ -211,25 +206,24 @@ class ArrayStore:
             raise self._error(f"has no {self.contents} of image id {image_id!r} yet")
         return row
 
-    def _missing(self, image_ids: Iterable[int | str]) -> list[str]:
-        """What :meth:`check` says about images that are not in the store."""
-        if missing := [i for i in image_ids if i not in self._row_of]:
-            return [f"it lacks {len(missing)} images, the first is id {missing[0]!r}"]
-        return []
+    def _check_finite(self, image_id: int | str, **arrays: np.ndarray) -> None:
+        """Raise a StoreError if values that were read are damaged."""
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                raise self._error(
+                    f"is damaged: {name} of image id {image_id!r} are not finite; delete the folder"
+                )
 
-    def _read_manifest(self) -> Manifest:
+    def _read_manifest(self) -> M:
         try:
-            return self.manifest_type.from_json((self.path / _MANIFEST).read_text())
+            return cast(M, self.manifest_type.from_json((self.path / _MANIFEST).read_text()))
         except OSError as error:
-            raise StoreError(
-                f"There is no {self.kind} at {self.path} ({error}). "
-                f"Make it with\n  {self.command(self.path, **self._needed)}"
-            ) from error
+            problem = f"There is no {self.kind} at {self.path} ({error}). Make it with"
+            raise StoreError(f"{problem}\n  {self.command(None)}") from error
         except StoreError as error:
+            problem = f"{self.path / _MANIFEST} is not a manifest: {error}. Delete the folder"
             raise StoreError(
-                f"{self.path / _MANIFEST} is not a manifest: {error}. "
-                f"Delete the folder of the {self.kind} and run\n"
-                f"  {self.command(self.path, **self._needed)}"
+                f"{problem} of the {self.kind} and run\n  {self.command(None)}"
             ) from error
 
     def _map(self, name: str) -> np.memmap:
@@ -248,15 +242,9 @@ class ArrayStore:
             return array
         return np.lib.format.open_memmap(self.path / file, mode="r+")
 
-    def _error(self, problem: str, **needed) -> StoreError:
-        command = self.command(self.path, self.manifest, **(self._needed | needed))
-        return StoreError(
-            f"The {self.kind} {self.path} {problem}. Run\n  {command}{self._command_note()}"
-        )
-
-    def _command_note(self) -> str:
-        """What else to know about the command."""
-        return ""
+    def _error(self, problem: str) -> StoreError:
+        command = self.command(self.manifest)
+        return StoreError(f"The {self.kind} {self.path} {problem}. Run\n  {command}")
 
 
 def _allocate(path: Path, manifest: Manifest) -> None:

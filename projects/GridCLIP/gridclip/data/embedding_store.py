@@ -74,16 +74,41 @@ class EmbeddingManifest(Manifest):
         return super()._decode(entries) | {"counts": tuple(entries["counts"])}
 
 
-class EmbeddingStore(ArrayStore):
-    """Boxes and embeddings of every picture's regions; see the module's docstring."""
+class EmbeddingStore(ArrayStore[EmbeddingManifest]):
+    """Boxes and embeddings of every picture's regions; see the module's docstring.
+
+    Args:
+        path, writable: as in :class:`ArrayStore`.
+        regions: the window set, or "proposals", if only one will do.
+        mirror: whether mirrored images are needed.
+
+    Raises:
+        StoreError: as in :class:`ArrayStore`, or the store holds something else.
+    """
 
     kind = "embedding store"
     contents = "embeddings"
     manifest_type = EmbeddingManifest
-    manifest: EmbeddingManifest
 
-    def __init__(self, path: str | os.PathLike, **options):
-        super().__init__(path, **options)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        writable: bool = False,
+        regions: str | None = None,
+        mirror: bool = False,
+    ):
+        self._wanted, self._mirror_wanted = regions, mirror
+        super().__init__(path, writable=writable)
+        problems = []
+        if regions not in (None, self.manifest.regions):
+            problems.append(f"its regions are '{self.manifest.regions}', not '{regions}'")
+        if mirror and not self.manifest.mirror:
+            problems.append("it holds no mirrored images")
+        if problems:
+            raise self._error(
+                f"does not fit: {'; '.join(problems)}; delete the folder or choose another one"
+            )
         self._offsets = np.cumsum((0, *self.manifest.counts))
         self._embeddings, self._boxes = self._map("embeddings"), self._map("boxes")
 
@@ -121,18 +146,15 @@ class EmbeddingStore(ArrayStore):
             StoreError: the store does not hold them, or they are not finite.
         """
         if mirrored and not self.manifest.mirror:
-            raise self._error("holds no mirrored images; delete the folder", mirror=True)
+            self._mirror_wanted = True  # for the command that the error gives
+            raise self._error("holds no mirrored images; delete the folder")
         row = self._row(image_id)
         regions, vectors = self._slices(row)
         count = self.manifest.counts[row]
         first = vectors.start + mirrored * count
         boxes = np.array(self._boxes[regions])
         embeddings = np.array(self._embeddings[first : first + count], dtype=np.float32)
-        for name, values in (("boxes", boxes), ("embeddings", embeddings)):
-            if not np.isfinite(values).all():
-                raise self._error(
-                    f"is damaged: {name} of image id {image_id!r} are not finite; delete the folder"
-                )
+        self._check_finite(image_id, boxes=boxes, embeddings=embeddings)
         return boxes, embeddings
 
     def summary(self) -> str:
@@ -142,42 +164,21 @@ class EmbeddingStore(ArrayStore):
             f"{vectors * dim * 2 / 1e6:.1f} MB"
         )
 
-    @classmethod
-    def command(cls, path, manifest=None, *, regions: str | None = None, mirror: bool = False):
-        regions = regions or (manifest.regions if manifest else None)
+    def command(self, manifest: EmbeddingManifest | None) -> str:
+        regions = self._wanted or (manifest.regions if manifest else None)
         dataset = manifest.dataset if manifest else "DATASET"
-        end = ["--dataset", dataset, "--clip", "CLIP", "--output", os.fspath(path)]
+        end = ["--dataset", dataset, "--clip", "CLIP", "--output", str(self.path)]
         if regions == PROPOSALS:
             what, end = "regions", ["--proposals", "PROPOSALS", *end]
         else:
             what, end = "images", end + (["--windows", regions] if regions else [])
-            if manifest and not (mirror or manifest.mirror):
+            if manifest and not (self._mirror_wanted or manifest.mirror):
                 end += ["--no-mirror"]
-        return shlex.join(["python", "scripts/precompute.py", what, *end])
-
-    @classmethod
-    def open(cls, path, *, regions: str | None = None, mirror: bool = False) -> "EmbeddingStore":
-        """Open a complete store for reading; see :meth:`ArrayStore.open`.
-
-        Args:
-            path: the folder.
-            regions: the window set, or "proposals", if only one will do.
-            mirror: whether mirrored images are needed.
-
-        Raises:
-            StoreError: the store is missing, incomplete or damaged, or holds something else.
-        """
-        store = super().open(path, regions=regions, mirror=mirror)
-        problems = []
-        if regions not in (None, store.manifest.regions):
-            problems.append(f"its regions are '{store.manifest.regions}', not '{regions}'")
-        if mirror and not store.manifest.mirror:
-            problems.append("it holds no mirrored images")
-        if problems:
-            raise store._error(
-                f"does not fit: {'; '.join(problems)}; delete the folder or choose another one"
-            )
-        return store
+        command = shlex.join(["python", "scripts/precompute.py", what, *end])
+        if manifest is None:
+            return command
+        weights = f"{manifest.teacher} (sha256 {manifest.teacher_sha256})"
+        return f"{command}\nwith the weights of {weights} as CLIP."
 
     def _check_arrays(self, row: int, boxes, embeddings) -> tuple[np.ndarray, np.ndarray]:
         """A picture's arrays as they are stored; ValueError if something is wrong with them."""
@@ -199,9 +200,3 @@ class EmbeddingStore(ArrayStore):
         start, stop = (int(offset) for offset in self._offsets[row : row + 2])
         variants = self.manifest.variants
         return slice(start, stop), slice(variants * start, variants * stop)
-
-    def _command_note(self) -> str:
-        manifest = self.manifest
-        return (
-            f"\nwith the weights of {manifest.teacher} (sha256 {manifest.teacher_sha256}) as CLIP."
-        )

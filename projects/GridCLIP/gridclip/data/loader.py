@@ -61,7 +61,7 @@ class GlobalBatchSampler(Sampler):
             yield batch[start : start + share]
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
-        pending = {}
+        pending: dict[int, list[tuple[int, int]]] = {}
         for position, index in enumerate(self.stream):
             group = self.groups[index]
             batch = pending.setdefault(group, [])

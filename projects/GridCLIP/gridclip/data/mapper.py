@@ -1,7 +1,7 @@
 """Dataset mappers: detectron2's, with the teacher's embeddings and LVIS's federated annotation."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from detectron2.config import configurable
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.regions import PROPOSALS
 
-Augmentation = T.Augmentation | T.Transform
+Augmentation: TypeAlias = T.Augmentation | T.Transform
 
 # Exact types only: what a subclass does is unknown. T.RandomFlip depends on its direction.
 _KEEP_PICTURE = {

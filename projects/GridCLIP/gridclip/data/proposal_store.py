@@ -47,15 +47,15 @@ class ProposalManifest(Manifest):
         }
 
 
-class ProposalStore(ArrayStore):
+class ProposalStore(ArrayStore[ProposalManifest]):
     """Boxes and scores of every image, best first."""
 
     kind = "proposal store"
     contents = "proposals"
     manifest_type = ProposalManifest
 
-    def __init__(self, path: str | os.PathLike, **options):
-        super().__init__(path, **options)
+    def __init__(self, path: str | os.PathLike, *, writable: bool = False):
+        super().__init__(path, writable=writable)
         self._boxes, self._scores = self._map("boxes"), self._map("scores")
         self._counts = self._map("counts")
 
@@ -63,13 +63,11 @@ class ProposalStore(ArrayStore):
         done = max(1, len(self.manifest.image_ids) - len(self.pending()))
         return f"{self.counts.sum()} proposals, {self.counts.sum() / done:.1f} an image"
 
-    @classmethod
-    def command(cls, path, manifest: ProposalManifest | None = None) -> str:
+    def command(self, manifest: ProposalManifest | None) -> str:
         command = ["python", "scripts/precompute.py", "proposals"]
         command += ["--config-file", "CONFIG.py", "--weights", "FILE.pth"]
         command += ["--dataset", manifest.dataset if manifest else "DATASET"]
-        command += ["--output", os.fspath(path)]
-        return shlex.join(command)
+        return shlex.join([*command, "--output", str(self.path)])
 
     def write(self, row: int, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Write the proposals of an image and mark it done, in this order on the disk too.
@@ -117,16 +115,16 @@ class ProposalStore(ArrayStore):
             )
         boxes = np.array(self._boxes[row, :count])
         scores = np.array(self._scores[row, :count])
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise self._error(
-                f"is damaged: proposals of image id {image_id!r} are not finite; delete the folder"
-            )
+        self._check_finite(image_id, boxes=boxes, scores=scores)
         return boxes, scores
 
     def check(self, image_ids: Iterable[int | str]) -> None:
         """Raise a StoreError if the store lacks some of these images; it may hold more."""
-        if problems := self._missing(image_ids):
-            raise self._error(f"does not fit: {problems[0]}; delete the folder or choose another")
+        if missing := [image_id for image_id in image_ids if image_id not in self._row_of]:
+            raise self._error(
+                f"does not fit: it lacks {len(missing)} images, the first is id {missing[0]!r}; "
+                "delete the folder or choose another one"
+            )
 
     @property
     def counts(self) -> np.ndarray:

@@ -185,11 +185,12 @@ def window_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
     """
     preprocess = clip.clip._transform(resolution)
     picture = Image.fromarray(image)
-    # Cropped before it is resized: the resampling filter must not look beyond the window.
-    parts = (picture.crop(box) for box in pixel_windows(boxes, *image.shape[:2]).tolist())
-    return torch.stack(
-        [preprocess(part.resize((resolution, resolution), Image.BICUBIC)) for part in parts]
-    )
+    inputs = []
+    for box in pixel_windows(boxes, *image.shape[:2]).tolist():
+        # Cropped before it is resized: the resampling filter must not look beyond the window.
+        part = picture.crop(box).resize((resolution, resolution), Image.Resampling.BICUBIC)
+        inputs.append(preprocess(part))
+    return torch.stack(inputs)
 
 
 def region_windows(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -106,7 +106,7 @@ def precompute_embeddings(
         mirror=regions.mirror,
         dim=model.visual.output_dim,
     )
-    store = EmbeddingStore.create_in_turn(store_path, manifest, rank, world)
+    store = EmbeddingStore.create(store_path, manifest, rank, world)
     rows = store.pending(rank, world)
     loader = DataLoader(
         _Pictures([records[row] for row in rows], rows, regions, resolution),

@@ -81,7 +81,7 @@ def precompute_proposals(
         max_proposals=max_proposals,
         inference=_describe(network, augmentations),
     )
-    store = ProposalStore.create_in_turn(store_path, manifest, rank, world)
+    store = ProposalStore.create(store_path, manifest, rank, world)
     rows = store.pending(rank, world).tolist()
     loader = DataLoader(
         _Pictures([dataset_dicts[row] for row in rows], rows, augmentations),
