@@ -1,4 +1,4 @@
-"""Write the tables of projects/GridCLIP/README.md from the files in projects/GridCLIP/results.
+"""Write the tables of docs/results.md and docs/speed.md from projects/GridCLIP/results.
 
 python scripts/update_results_tables.py
 """
@@ -11,6 +11,7 @@ from benchmark.tables import origin, speed_table, teacher_passes_table
 from laptop_world.tables import laptop_time_table, laptop_world_table
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def overfit_table(record: dict, name: str, config: str) -> str:
@@ -34,7 +35,7 @@ def overfit_table(record: dict, name: str, config: str) -> str:
     )
 
 
-# By section of the README, between <!-- NAME --> and <!-- /NAME -->.
+# By page of docs/, between <!-- NAME --> and <!-- /NAME -->.
 SECTIONS = {
     "results": {
         "laptop_world.json": laptop_world_table,
@@ -50,13 +51,13 @@ SECTIONS = {
 
 
 def render(results: Path, section: str) -> str:
-    """The tables of the section's result files that are there, in order."""
+    """The tables of the section's result files that are there, in order; links start in docs/."""
     parts = [
         table(json.loads((results / name).read_text()))
         for name, table in SECTIONS[section].items()
         if (results / name).is_file()
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace("](results/", "](../projects/GridCLIP/results/") + "\n"
 
 
 def replace_section(text: str, name: str, section: str) -> str:
@@ -68,21 +69,20 @@ def replace_section(text: str, name: str, section: str) -> str:
     before, start, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not start or not end:
-        raise ValueError(f"The README lacks the markers <!-- {name} --> and <!-- /{name} -->.")
+        raise ValueError(f"The page lacks the markers <!-- {name} --> and <!-- /{name} -->.")
     return before + start + section + end + after
 
 
-def update(text: str, results: Path) -> str:
-    """``text`` with every section made anew."""
-    for name in SECTIONS:
-        text = replace_section(text, name, render(results, name))
-    return text
+def update(name: str, text: str, results: Path) -> str:
+    """The page's ``text`` with its section made anew."""
+    return replace_section(text, name, render(results, name))
 
 
 def main() -> None:
-    readme = PROJECT / "README.md"
-    readme.write_text(update(readme.read_text(), PROJECT / "results"))
-    print(readme)
+    for name in SECTIONS:
+        page = DOCS / f"{name}.md"
+        page.write_text(update(name, page.read_text(), PROJECT / "results"))
+        print(page)
 
 
 if __name__ == "__main__":
