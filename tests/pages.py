@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -31,10 +32,10 @@ CONFIGS = ("lvis/gridclip_r50_ov_1x.py", "lvis/vild_r50_ov.py", "laptop/gridclip
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code.
+    """A block of code.
 
     Attributes:
-        language: as the fence names it.
+        language: as the fence names it; an indented block is shell.
         text: what it holds.
         note: the comment on the line before, such as "not run: it needs a GPU"; else empty.
     """
@@ -48,15 +49,20 @@ class Block:
         return not self.note.startswith("not run: ")
 
 
+FENCED = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
+
+
 def blocks(text: str, language: str | None = None) -> list[Block]:
-    pattern = r"^(?:<!-- ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$"
-    found = [Block(m[2], m[3], m[1] or "") for m in re.finditer(pattern, text, re.M | re.S)]
+    found = [Block(m[2], m[3], m[1] or "") for m in FENCED.finditer(text)]
+    indented = INDENTED.findall(FENCED.sub("", text))
+    found += [Block("sh", textwrap.dedent(block), "") for block in indented]
     return [block for block in found if language in (None, block.language)]
 
 
 def prose(text: str) -> str:
     """The page without its blocks of code."""
-    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return INDENTED.sub("", FENCED.sub("", text))
 
 
 def inline_code(text: str) -> list[str]:
@@ -67,8 +73,6 @@ def fence_problems(text: str) -> Iterator[str]:
     for block in blocks(text):
         if block.language not in LANGUAGES:
             yield f"a block is '{block.language}', not one of {', '.join(LANGUAGES)}"
-    for line in re.findall(r"^\n    (\S.*)$", prose(text), re.M):
-        yield f"code is indented, not fenced: {line}"
 
 
 def link_problems(text: str, folder: Path) -> Iterator[str]:
@@ -90,14 +94,14 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def name_problems(text: str) -> Iterator[str]:
+def name_problems(text: str, folder: Path) -> Iterator[str]:
     """Files and functions in inline code; functions belong to a file of their line, if any."""
     written = {block.note.removeprefix("file: ") for block in blocks(text)}  # by the reader
     for line in prose(text).splitlines():
         code = inline_code(line)
         words = {c.split()[0] for c in code if c.strip()} - written
         names = sorted(word for word in words if re.fullmatch(r"[\w./]+\.py", word))
-        yield from _defined(names, [c for c in code if c.endswith("()")])
+        yield from _defined(names, [c for c in code if c.endswith("()")], folder)
 
 
 def mermaid_problems(text: str) -> Iterator[str]:
@@ -114,8 +118,8 @@ def mermaid_problems(text: str) -> Iterator[str]:
             yield from _defined(names, functions)
 
 
-def _defined(names: list[str], functions: list[str]) -> Iterator[str]:
-    paths = {name: find_file(name) for name in names}
+def _defined(names: list[str], functions: list[str], folder: Path = ROOT) -> Iterator[str]:
+    paths = {name: _find_file(name, folder) for name in names}
     yield from (f"no file {name}" for name, path in paths.items() if path is None)
     places = [path for path in paths.values() if path is not None] or _sources()
     known = set().union(*map(_definitions, places))
@@ -124,8 +128,8 @@ def _defined(names: list[str], functions: list[str]) -> Iterator[str]:
             yield f"no {function} in {', '.join(names) or 'the code'}"
 
 
-def find_file(name: str) -> Path | None:
-    return next((base / name for base in BASES if (base / name).is_file()), None)
+def _find_file(name: str, folder: Path) -> Path | None:
+    return next((base / name for base in (folder, *BASES) if (base / name).is_file()), None)
 
 
 def _sources() -> list[Path]:

@@ -45,7 +45,7 @@ def test_page(page):
     problems = [
         *pages.fence_problems(text),
         *pages.link_problems(text, page.parent),
-        *pages.name_problems(text),
+        *pages.name_problems(text, page.parent),
         *pages.mermaid_problems(text),
         *pages.setting_problems(text),
         *pages.message_problems(text),
@@ -319,14 +319,17 @@ def test_readme_quotes_result_files():
         assert quoted in readme
 
 
+def name_problems(text: str) -> Iterator[str]:
+    return pages.name_problems(text, ROOT)
+
+
 BROKEN = {
     "fence": (pages.fence_problems, "```\nmake demo\n```\n"),
-    "indented code": (pages.fence_problems, "Then:\n\n    make demo\n"),
     "link": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/READ.md)"),
     "anchor": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/README.md#gone)"),
-    "file": (pages.name_problems, "See `gridclip/modeling/gone.py`."),
-    "function of a file": (pages.name_problems, "`gridclip/files.py`, `top_candidates()`"),
-    "function": (pages.name_problems, "`no_such_function()`"),
+    "file": (name_problems, "See `gridclip/modeling/gone.py`."),
+    "function of a file": (name_problems, "`gridclip/files.py`, `top_candidates()`"),
+    "function": (name_problems, "`no_such_function()`"),
     "drawing": (
         pages.mermaid_problems,
         '```mermaid\nflowchart TD\n    a["GridHead.backward()<br>modeling/head.py"]\n```\n',
@@ -347,6 +350,12 @@ BROKEN = {
     "variable": (pages.inline_command_problems, '`make demo NAMES="red star"`'),
     "module": (pages.inline_command_problems, "`python -m laptop_world.gone`"),
 }
+
+
+def test_indented_code_is_shell():
+    assert [block.text for block in blocks("Then:\n\n    make a\n\n    make b\n\nEnd.\n")] == [
+        "make a\n\nmake b\n"
+    ]
 
 
 @pytest.mark.parametrize(("check", "text"), BROKEN.values(), ids=BROKEN)
