@@ -11,7 +11,6 @@ from benchmark.tables import origin, speed_table, teacher_passes_table
 from laptop_world.tables import laptop_time_table, laptop_world_table
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def overfit_table(record: dict, name: str, config: str) -> str:
@@ -35,7 +34,7 @@ def overfit_table(record: dict, name: str, config: str) -> str:
     )
 
 
-# By page of docs/, between <!-- NAME --> and <!-- /NAME -->.
+# By section of the README, between <!-- NAME --> and <!-- /NAME -->.
 SECTIONS = {
     "results": {
         "laptop_world.json": laptop_world_table,
@@ -51,7 +50,7 @@ SECTIONS = {
 
 
 def render(results: Path, section: str) -> str:
-    """The tables of the section's result files that are there, in order; links start in docs/."""
+    """The tables of the section's result files that are there, in order."""
     parts = [
         table(json.loads((results / name).read_text()))
         for name, table in SECTIONS[section].items()
@@ -73,15 +72,16 @@ def replace_section(text: str, name: str, section: str) -> str:
     return before + start + section + end + after
 
 
-def update(name: str, text: str, results: Path) -> str:
-    """The page's ``text`` with its section made anew."""
-    return replace_section(text, name, render(results, name))
+def update(name: str, results: Path) -> tuple[Path, str]:
+    """The page in docs/ that has the section, and its text with new tables."""
+    page = PROJECT.parents[1] / "docs" / f"{name}.md"
+    return page, replace_section(page.read_text(), name, render(results, name))
 
 
 def main() -> None:
     for name in SECTIONS:
-        page = DOCS / f"{name}.md"
-        page.write_text(update(name, page.read_text(), PROJECT / "results"))
+        page, text = update(name, PROJECT / "results")
+        page.write_text(text)
         print(page)
 
 
