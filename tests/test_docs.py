@@ -288,6 +288,15 @@ def test_all_python_is_run():
     } == {*("README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/own-vocabulary.md")}
 
 
+def test_every_page_and_every_config_is_listed():
+    index = (ROOT / "docs/README.md").read_text()
+    for page in ROOT.glob("docs/*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index
+    training = (ROOT / "docs/training.md").read_text()
+    for config in [*PROJECT.glob("configs/lvis/*.py"), *PROJECT.glob("configs/mini/*.py")]:
+        assert f"`{config.relative_to(PROJECT)}`" in training
+
+
 def test_few_blocks_are_not_run():
     notes = [block.note for page in PAGES for block in blocks(page.read_text()) if not block.runs]
     assert len(notes) <= 3 and all(note.removeprefix("not run: ").strip() for note in notes)
