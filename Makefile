@@ -16,7 +16,8 @@ ifeq ($(filter index source,$(DETECTRON2)),)
 $(error DETECTRON2=$(DETECTRON2): choose index or source)
 endif
 
-REQUIREMENTS := requirements.txt requirements-dev.txt requirements-no-deps.txt constraints.txt
+REQUIREMENTS := requirements.txt requirements-laptop.txt requirements-dev.txt \
+  requirements-no-deps.txt constraints.txt
 STAMP := $(VENV)/.ready-$(DETECTRON2)
 
 DEMO_CONFIG := projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py
@@ -44,9 +45,11 @@ check-env: env ## print what is installed and which data are there
 test: env ## run all tests
 	$(VENV)/bin/pytest tests
 
-lint: env ## check style and formatting
+lint: env ## check style, formatting, the direction of imports, and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/mypy
 
 demo: env ## data, training, evaluation and a report in minutes: output/demo/report.html
 	$(PY) -m laptop_world.demo $(if $(WORDS),--words '$(WORDS)')
@@ -69,7 +72,7 @@ photographs:
 	done
 
 $(PY):
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("GridCLIP needs Python 3.10 \
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("GridCLIP needs Python 3.11 \
 	or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make env PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 

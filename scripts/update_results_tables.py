@@ -7,34 +7,14 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmark.tables import origin, speed_table, teacher_passes_table
+from benchmark.tables import overfit_table, speed_table, teacher_passes_table
 from laptop_world.tables import laptop_time_table, laptop_world_table
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 
 
-def overfit_table(record: dict, name: str, config: str) -> str:
-    """AP of a run that overfits 16 photographs."""
-    metrics = record["metrics"]["bbox"]
-    columns = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    minutes = record["seconds"] / 60
-    return "\n".join(
-        [
-            f"**Overfitting, {name}.** `configs/mini/{config}`: trained on "
-            f"{record['protocol']['images']} photographs and tested on the same, "
-            f"{record['iterations']} steps, {minutes:.0f} minutes on {record['device']}, seed "
-            f"{record['seed']}. It shows that learning works, no more: this is no LVIS AP.",
-            "",
-            "| " + " | ".join(columns) + " |",
-            "|" + "---|" * len(columns),
-            "| " + " | ".join(f"{metrics[column]:.1f}" for column in columns) + " |",
-            "",
-            origin(record),
-        ]
-    )
-
-
-# By section of the README, between <!-- NAME --> and <!-- /NAME -->.
+# By section of the README, which stands between <!-- NAME --> and <!-- /NAME -->: the files of
+# results and what makes a table of each.
 SECTIONS = {
     "results": {
         "laptop_world.json": laptop_world_table,
@@ -50,7 +30,7 @@ SECTIONS = {
 
 
 def render(results: Path, section: str) -> str:
-    """The tables of the section's result files that are there, in order."""
+    """The tables of a section, in order. Files that are not there are left out."""
     parts = [
         table(json.loads((results / name).read_text()))
         for name, table in SECTIONS[section].items()
@@ -60,10 +40,10 @@ def render(results: Path, section: str) -> str:
 
 
 def replace_section(text: str, name: str, section: str) -> str:
-    """``text`` with what stands between the markers of ``name`` replaced.
+    """``text`` with ``section`` between the markers of ``name``.
 
     Raises:
-        ValueError: the markers are not there.
+        ValueError: a marker is missing.
     """
     before, start, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")

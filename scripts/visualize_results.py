@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw what a training or an evaluation left in its output directory.
+"""Draw the results of a training or an evaluation.
 
     python scripts/visualize_results.py OUTPUT_DIR
 
-writes OUTPUT_DIR/pictures/*.jpg, detections beside the ground truth, and OUTPUT_DIR/losses.png.
+Writes OUTPUT_DIR/pictures/*.jpg, detections beside the ground truth, and OUTPUT_DIR/losses.png.
 """
 
 import argparse
@@ -19,22 +19,29 @@ from gridclip.evaluation.lvis_evaluator import rare_classes
 
 
 def find_predictions(output_dir: Path) -> Path:
-    """Raises FileNotFoundError if there are none."""
+    """The detections that an evaluation wrote.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     name = "lvis_instances_results.json"
     for path in (output_dir / name, output_dir / "inference" / name):
         if path.is_file():
             return path
     raise FileNotFoundError(
         f"No {name} in {output_dir} or {output_dir / 'inference'}: evaluate first, "
-        "with this as output directory."
+        "with this output directory."
     )
 
 
 def find_novel_classes(dataset_name: str, expected: int) -> list[int]:
-    """The novel classes of an evaluation that counted ``expected`` of them.
+    """The contiguous ids of the novel classes of an evaluation.
 
-    They are the metadata's or LVIS's rare categories; with another count they are unknown, and
-    none is marked.
+    They are those of the metadata, or else LVIS's rare categories.
+
+    Args:
+        expected: their number according to the evaluation. If it differs from the number found,
+            a warning is printed and the list is empty, so that no class is marked as novel.
     """
     if not expected:
         return []
@@ -47,13 +54,14 @@ def find_novel_classes(dataset_name: str, expected: int) -> list[int]:
         return list(novel_classes)
     print(
         f"{dataset_name} has {len(novel_classes)} novel categories, results.json says {expected}: "
-        "none is marked.",
+        "no category is marked as novel.",
         file=sys.stderr,
     )
     return []
 
 
-def draw_pictures(args) -> None:
+def draw_pictures(args: argparse.Namespace) -> None:
+    """Write the pictures and print their paths."""
     predictions = find_predictions(args.output_dir)
     results_json = args.output_dir / "results.json"
     if args.dataset and not results_json.is_file():
@@ -64,7 +72,7 @@ def draw_pictures(args) -> None:
     check_annotations_exist(dataset_name)
 
     found = json.loads(predictions.read_text(encoding="utf-8"))
-    images = {detection["image_id"] for detection in found}  # a run may cover a part of the data
+    images = {detection["image_id"] for detection in found}  # may be a part of the data set
     written = draw_detections(
         [record for record in DatasetCatalog.get(dataset_name) if record["image_id"] in images],
         MetadataCatalog.get(dataset_name),
@@ -79,11 +87,12 @@ def draw_pictures(args) -> None:
 
 
 def draw_losses(output_dir: Path) -> None:
+    """Write the plot and print its path."""
     metrics_json = output_dir / "metrics.json"
     if metrics_json.is_file():
         print(plot_losses(metrics_json, output_dir / "losses.png"))
     else:
-        print(f"No {metrics_json}, which training writes: no losses to plot.", file=sys.stderr)
+        print(f"There is no {metrics_json}, so there are no losses to plot.", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--score-threshold",
         type=float,
-        help="default: the best of each image, as many as it has ground-truth boxes, at least 5",
+        help="default: of each image the best, as many as its ground-truth boxes, at least 5",
     )
     args = parser.parse_args(argv)
     try:

@@ -9,7 +9,6 @@ import pytest
 
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
-from gridclip.data.region_store import RegionStore
 from gridclip.evaluation import read_results
 from gridclip.text import TextEmbeddings
 
@@ -39,7 +38,8 @@ def test_production_config_trains_resumes_and_evaluates(mini_datasets, tmp_path)
     run(mini_datasets, *train)
 
     store = EmbeddingStore.open(output / "image_embeddings")
-    assert store.manifest.shape == (128, 2, 1024)
+    assert len(store.manifest.image_ids) == 128
+    assert store.manifest.arrays["embeddings"][0] == (256, 1024)
     text = TextEmbeddings.load(output / "text_embeddings.safetensors")
     assert len(text) == 1203 and text.clip_sha256 == store.manifest.teacher_sha256
 
@@ -63,24 +63,27 @@ def test_vild_from_text_over_proposals_and_regions_to_the_ensemble(mini_datasets
     text, output, proposals = (tmp_path / name for name in ("text", "run", "proposals"))
     train = (PROJECT / "train_net.py", "--config-file", VILD_SMOKE)
     shared = f"clip.text_embeddings={tmp_path / 'text.safetensors'}"
-    without = "dataloader.train.mapper.region_embeddings=null"
+    without = "dataloader.train.mapper.embeddings=null"
     weight = "model.roi_heads.distillation_weight=0"
     run(mini_datasets, *train, f"train.output_dir={text}", shared, weight, without)
     results = read_results(text / "results.json")
     assert results["iterations"] == 4 and results["protocol"]["novel_classes"] == 337
 
     options = ("--weights", text / "model_final.pth", "--output", proposals, "--num-workers", "0")
-    script = ROOT / "scripts/precompute_proposals.py"
+    script = ROOT / "scripts/precompute.py"
     most = ("--max-proposals", "1", "--opts", shared)
-    printed = run(mini_datasets, script, *train[1:], *options, *most)
+    printed = run(mini_datasets, script, "proposals", *train[1:], *options, *most)
     assert "128 of 128 images done" in printed and "warning: the config" not in printed
 
     ensemble = "model.roi_heads.image_head=${.box_head}"
     settings = (f"train.output_dir={output}", f"clip.proposals={proposals}", shared, ensemble)
     run(mini_datasets, *train, *settings)
-    regions, store = RegionStore.open(output / "region_embeddings"), ProposalStore.open(proposals)
+    regions, store = (
+        EmbeddingStore.open(output / "region_embeddings"),
+        ProposalStore.open(proposals),
+    )
     assert regions.manifest.dim == 1024 and sum(regions.manifest.counts) == store.counts.sum()
-    assert regions.manifest.proposals_sha256 == store.digest()
+    assert regions.manifest.regions_sha256 == store.digest()
     results = read_results(output / "results.json")
     assert results["protocol"]["images"] == 10
     assert 0 <= results["metrics"]["bbox"]["AP"] <= 100

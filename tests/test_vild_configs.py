@@ -83,7 +83,7 @@ def test_variants_differ_in_the_method_alone():
     assert vild.model.roi_heads.distillation_weight == 0.5
     text.model.roi_heads.distillation_weight = 0.5
     ensemble.model.roi_heads.image_head = None
-    text.dataloader.train.mapper.region_embeddings = "${clip.region_embeddings}"
+    text.dataloader.train.mapper.embeddings = "${clip.region_embeddings}"
     for cfg in (text, ensemble):
         cfg.train.output_dir = vild.train.output_dir
         assert container(cfg) == container(vild)

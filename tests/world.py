@@ -104,7 +104,7 @@ def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: 
     cfg.dataloader.test.mapper.augmentations[0].update(short_edge_length=SIZE, max_size=SIZE)
     if variant == "text":
         cfg.model.roi_heads.distillation_weight = 0.0
-        cfg.dataloader.train.mapper.region_embeddings = None
+        cfg.dataloader.train.mapper.embeddings = None
     elif variant == "ensemble":
         cfg.model.roi_heads.image_head = "${.box_head}"
     return cfg

@@ -8,16 +8,17 @@ import pytest
 from lvis import LVIS
 
 from benchmark import lvis_evaluation as script
+from benchmark.lvis_job import make_dataset, make_results
 
-SCRIPTS = Path(script.__file__).parent
+PROJECT = Path(script.__file__).parents[1]  # the folder of the package benchmark
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     path = tmp_path_factory.mktemp("job") / "annotations.json"
-    path.write_text(json.dumps(script.make_dataset(200, seed=3)))
+    path.write_text(json.dumps(make_dataset(200, seed=3)))
     ground_truth = LVIS(str(path))
-    return ground_truth, script.make_results(ground_truth, seed=3)
+    return ground_truth, make_results(ground_truth, seed=3)
 
 
 def test_the_job_has_the_proportions_of_lvis_val(job):
@@ -37,9 +38,9 @@ def test_the_job_has_the_proportions_of_lvis_val(job):
 
 def test_the_job_is_the_same_for_both(job):
     ground_truth, results = job
-    assert script.make_dataset(200, seed=3) == ground_truth.dataset
-    assert script.make_results(ground_truth, seed=3) == results
-    assert script.make_results(ground_truth, seed=4) != results
+    assert make_dataset(200, seed=3) == ground_truth.dataset
+    assert make_results(ground_truth, seed=3) == results
+    assert make_results(ground_truth, seed=4) != results
 
 
 def test_peak_is_this_process_s_own():
@@ -47,7 +48,7 @@ def test_peak_is_this_process_s_own():
     ballast = np.ones(300 << 20, np.uint8)
     code = "from benchmark import lvis_evaluation as script; print(script.peak_kib())"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    child = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS, check=True)
+    child = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
     assert 0 < int(child.stdout) < script.peak_kib() - len(ballast) / 2048
 
 

@@ -1,6 +1,35 @@
 import pytest
 
-from benchmark.ratios import DEFAULT, Ratio, arithmetic_ratios, evaluate, over_first
+from benchmark.ratios import (
+    DEFAULT,
+    Ratio,
+    arithmetic_ratios,
+    default_ratios,
+    evaluate,
+    over_first,
+)
+
+DEFAULT_NAMES = {
+    "inference_vild_over_gridclip_official",
+    "inference_vild_over_gridclip_matched",
+    "inference_vild_ensemble_over_gridclip_official",
+    "inference_vild_ensemble_over_gridclip_matched",
+    "training_step_vild_over_gridclip",
+    "training_total_vild_over_gridclip",
+    "inference_gridclip_over_fcos",
+    "inference_fasterrcnn_over_gridclip",
+    "inference_vild_over_gridclip_official_detectron2_nms",
+    "inference_vild_ensemble_over_gridclip_official_detectron2_nms",
+    "inference_gridclip_light_over_gridclip",
+    "inference_gridclip_bfloat16_over_gridclip",
+    "inference_gridclip_float16_over_gridclip",
+    "inference_gridclip_compiled_over_gridclip",
+    "training_step_gridclip_over_fcos",
+    "training_memory_gridclip_over_fcos",
+    "classifier_share_1203",
+    "classifier_share_21k",
+    "lvis_eval_api_over_ours",
+}
 
 RECORD = {
     "inference": {
@@ -46,3 +75,24 @@ def test_default_names_say_what_is_over_what(name):
     assert bottom.startswith(ratio.bottom.removesuffix("_1x"))
     if ratio.kind in ("official", "matched"):
         assert bottom.endswith(("matched" if ratio.kind == "matched" else "official", ratio.bottom))
+
+
+def test_names_of_the_default_ratios():
+    measured = {"classifier_share": 0.1}
+    inference = {"gridclip": measured, "gridclip_21k": {"classifier_share": 0.2}}
+    sections = dict.fromkeys(("training", "memory", "training_cost", "arithmetic"), {})
+    record = {"inference": inference, "lvis_evaluation": None, **sections}
+    inference["gridclip"].update(seconds=[1.0], p50=1.0)
+    stages = {"post-processing": 0.5}
+    inference["vild"] = {"seconds": [2.0], "p50": 2.0, "stages": stages}
+    inference["vild"].update(matched_seconds=[2.0], naive_post_processing=3.0)
+    inference["gridclip"]["matched_seconds"] = [1.0]
+    found = default_ratios(record)
+    assert set(found) == DEFAULT_NAMES
+    assert found["inference_vild_over_gridclip_official"] == 2
+    assert found["inference_vild_over_gridclip_official_detectron2_nms"] == 4.5
+    assert found["inference_vild_ensemble_over_gridclip_official_detectron2_nms"] is None
+    assert found["classifier_share_1203"] == 0.1 and found["classifier_share_21k"] == 0.2
+    assert found["lvis_eval_api_over_ours"] is None
+    record["lvis_evaluation"] = {"lvis_eval_api_over_ours": 7.0}
+    assert default_ratios(record)["lvis_eval_api_over_ours"] == 7

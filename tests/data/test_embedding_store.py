@@ -10,30 +10,38 @@ import numpy as np
 import pytest
 
 from gridclip.data.array_store import StoreError
-from gridclip.data.embedding_store import EmbeddingStore, StoreManifest
+from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 
-MANIFEST = StoreManifest(
+MANIFEST = EmbeddingManifest(
     dataset="toy_train",
     image_ids=(7, 3, "a/b", 12),
     teacher="RN50",
     teacher_sha256="ab" * 32,
     preprocessing="squashed to 64 x 64",
-    windows="halves",
-    boxes=((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)),
+    regions="halves",
+    regions_sha256="ef" * 32,
+    counts=(3, 3, 3, 3),
     mirror=True,
     dim=5,
 )
+WINDOWS = np.float32([(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)])
+SHAPE = (4, 6, 5)  # images, windows of the picture and of its mirror image, D
+
+
+def write(store, rows, embeddings):
+    """Fill rows with the three windows and the embeddings of both variants."""
+    store.write(rows, [WINDOWS] * len(rows), embeddings)
 
 
 @pytest.fixture
 def embeddings():
-    return np.random.default_rng(0).normal(size=MANIFEST.shape).astype(np.float16)
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float16)
 
 
 @pytest.fixture
 def complete(tmp_path, embeddings):
     store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
-    store.write(range(4), embeddings)
+    write(store, range(4), embeddings)
     return store.path
 
 
@@ -52,20 +60,24 @@ def test_lookup_returns_what_was_written(complete, embeddings):
     store = EmbeddingStore.open(complete)
     for row, image_id in enumerate(MANIFEST.image_ids):
         for mirrored in (False, True):
-            found = store.lookup(image_id, mirrored)
+            boxes, found = store.lookup(image_id, mirrored)
             assert found.dtype == np.float32 and type(found) is np.ndarray
             assert np.array_equal(found, embeddings[row, 3 * mirrored : 3 * mirrored + 3])
-    store.lookup(7)[:] = 0  # a copy: the file stays as it is
-    assert np.array_equal(store.lookup(7), embeddings[0, :3])
+            assert boxes.dtype == np.float32 and np.array_equal(boxes, WINDOWS)
+    store.lookup(7)[1][:] = 0  # a copy: the file stays as it is
+    assert np.array_equal(store.lookup(7)[1], embeddings[0, :3])
 
 
 def test_files_are_plain_npy_and_json(complete, embeddings):
-    assert sorted(contents(complete)) == ["done.npy", "embeddings.npy", "manifest.json"]
-    assert np.array_equal(np.load(complete / "embeddings.npy", allow_pickle=False), embeddings)
+    files = ["boxes.npy", "done.npy", "embeddings.npy", "manifest.json"]
+    assert sorted(contents(complete)) == files
+    found = np.load(complete / "embeddings.npy", allow_pickle=False)
+    assert np.array_equal(found, embeddings.reshape(24, 5))
+    assert np.array_equal(np.load(complete / "boxes.npy", allow_pickle=False), [*WINDOWS] * 4)
     assert np.load(complete / "done.npy", allow_pickle=False).tolist() == [1, 1, 1, 1]
     manifest = json.loads((complete / "manifest.json").read_text())
     assert manifest["image_ids"] == [7, 3, "a/b", 12]
-    assert manifest["version"] == 1 and manifest["dtype"] == "float16"
+    assert manifest["version"] == 2 and manifest["dtype"] == "float16"
     assert EmbeddingStore.open(complete).manifest == MANIFEST
 
 
@@ -75,10 +87,10 @@ def test_embeddings_are_mapped_not_loaded(complete):
 
 def test_resume_goes_on_where_it_stopped(tmp_path, complete, embeddings):
     path = tmp_path / "resumed"
-    EmbeddingStore.create(path, MANIFEST).write([2, 0], embeddings[[2, 0]])
+    write(EmbeddingStore.create(path, MANIFEST), [2, 0], embeddings[[2, 0]])
     resumed = EmbeddingStore.create(path, MANIFEST)
     assert resumed.pending().tolist() == [1, 3]
-    resumed.write([1, 3], embeddings[[1, 3]])
+    write(resumed, [1, 3], embeddings[[1, 3]])
     assert contents(path) == contents(complete)
 
 
@@ -87,14 +99,14 @@ def test_pending_rows_are_dealt_out_to_ranks(tmp_path, embeddings):
     assert store.pending(0, 3).tolist() == [0, 3]
     assert store.pending(2, 3).tolist() == [2]
     assert store.pending(5, 6).tolist() == []
-    store.write([3], embeddings[[3]])
+    write(store, [3], embeddings[[3]])
     assert store.pending(0, 3).tolist() == [0]
 
 
 def create_and_write(path, embeddings, rank, world):
     store = EmbeddingStore.create(path, MANIFEST)
     for row in store.pending(rank, world):
-        store.write([row], embeddings[[row]])
+        write(store, [row], embeddings[[row]])
 
 
 def test_processes_that_race_make_one_store(tmp_path, complete, embeddings):
@@ -121,17 +133,17 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
 
     def write_and_die():
         store = EmbeddingStore.create(path, MANIFEST)
-        store.write([0, 1], embeddings[:2])
+        write(store, [0, 1], embeddings[:2])
         store._done = KillOnWrite()
-        store.write([2], embeddings[[2]] + 1)
+        write(store, [2], embeddings[[2]] + 1)
 
     assert run_forked(write_and_die) == -signal.SIGKILL
-    assert np.load(path / "embeddings.npy")[2].any()  # embeddings first, done bytes after them
+    assert np.load(path / "embeddings.npy")[12:18].any()  # embeddings first, done bytes after them
     store = EmbeddingStore.create(path, MANIFEST)
     assert store.pending().tolist() == [2, 3]
     with pytest.raises(StoreError, match="no embeddings of image id 'a/b' yet"):
         store.lookup("a/b")
-    store.write([2, 3], embeddings[2:])
+    write(store, [2, 3], embeddings[2:])
     assert contents(path) == contents(complete)
 
 
@@ -140,10 +152,13 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
     [
         (dict(dataset="other"), r"dataset \('other' and 'toy_train'\)"),
         (dict(image_ids=(3, 7, "a/b", 12)), r"image_ids \(4 and 4\)"),
-        (dict(image_ids=(7, 3)), r"image_ids \(2 and 4\)"),
+        (dict(image_ids=(7, 3), counts=(3, 3)), r"image_ids \(2 and 4\)"),
         (dict(teacher="RN101", teacher_sha256="cd"), r"teacher \(.*\), teacher_sha256 \("),
         (dict(preprocessing="cropped"), "preprocessing"),
-        (dict(windows="w", boxes=((0.0, 0.0, 1.0, 1.0),)), r"windows \(.*\), boxes \(1 and 3\)"),
+        (
+            dict(regions="w", regions_sha256="0", counts=(1, 1, 1, 1)),
+            r"regions \('w' and 'halves'\), regions_sha256 \(.*\), counts \(4 and 4\)",
+        ),
         (dict(mirror=False), r"mirror \(False and True\)"),
         (dict(dim=6), r"dim \(6 and 5\)"),
     ],
@@ -158,7 +173,7 @@ def test_create_refuses_a_store_of_something_else(complete, change, message):
 def test_create_leaves_a_foreign_folder_alone(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("precious")
-    with pytest.raises(StoreError, match="no image-embedding store at .*thesis"):
+    with pytest.raises(StoreError, match="no embedding store at .*thesis"):
         EmbeddingStore.create(tmp_path / "thesis", MANIFEST)
     assert contents(tmp_path / "thesis") == {"chapter1": b"precious"}
     assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
@@ -181,13 +196,13 @@ def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_missing_store_names_folder_and_command(tmp_path):
-    with pytest.raises(StoreError, match="scripts/precompute_image_embeddings.py") as info:
+    with pytest.raises(StoreError, match="scripts/precompute.py images") as info:
         EmbeddingStore.open(tmp_path / "nowhere")
     assert f"--output {tmp_path / 'nowhere'}" in str(info.value)
 
 
 def test_incomplete_store_names_first_missing_image_and_command(tmp_path, embeddings):
-    EmbeddingStore.create(tmp_path / "s", MANIFEST).write([0, 2, 3], embeddings[[0, 2, 3]])
+    write(EmbeddingStore.create(tmp_path / "s", MANIFEST), [0, 2, 3], embeddings[[0, 2, 3]])
     with pytest.raises(StoreError, match=r"3 of 4 rows.*missing one is image id 3\."):
         EmbeddingStore.open(tmp_path / "s")
     with pytest.raises(StoreError) as info:
@@ -202,7 +217,7 @@ def truncate(path, file, size):
 
 
 @pytest.mark.parametrize("writable", [False, True])
-@pytest.mark.parametrize("file", ["embeddings.npy", "done.npy"])
+@pytest.mark.parametrize("file", ["embeddings.npy", "boxes.npy", "done.npy"])
 def test_damaged_arrays_are_refused(complete, file, writable):
     truncate(complete, file, 1)
     with pytest.raises(StoreError, match=f"(?s){complete}.*{file}.*delete.*--output"):
@@ -228,8 +243,8 @@ def test_damaged_arrays_are_refused(complete, file, writable):
         (lambda m: m.update(image_ids=[7, 7]), "twice"),
         (lambda m: m.update(image_ids=[7, 1.5]), "1.5 is neither"),
         (lambda m: m.update(image_ids=[]), "no images"),
-        (lambda m: m.update(boxes=[["a"]]), "boxes|float"),
-        (lambda m: m.update(version=2), "format version 2"),
+        (lambda m: m.update(counts=["a"] * 4), "natural"),
+        (lambda m: m.update(version=1), "format version 1, where 2 is needed"),
         (lambda m: m.update(dtype="float64"), "float64"),
     ],
 )
@@ -244,7 +259,7 @@ def test_odd_manifests_are_refused(complete, change, message):
 @pytest.mark.parametrize("text", ["", "[1]", "null", '{"version": 1'])
 def test_no_manifest_at_all(complete, text):
     (complete / "manifest.json").write_text(text)
-    with pytest.raises(StoreError, match="manifest.json is no manifest"):
+    with pytest.raises(StoreError, match="manifest.json is not a manifest"):
         EmbeddingStore.open(complete)
 
 
@@ -253,7 +268,7 @@ def test_lookup_names_what_is_not_there(complete, tmp_path):
     with pytest.raises(StoreError, match="holds no image id '7'"):
         store.lookup("7")
     plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
-    plain.write(range(4), np.ones(plain.manifest.shape))
+    write(plain, range(4), np.ones((4, 3, 5)))
     with pytest.raises(StoreError, match="no mirrored images") as info:
         plain.lookup(7, mirrored=True)
     assert "--no-mirror" not in str(info.value)
@@ -261,10 +276,10 @@ def test_lookup_names_what_is_not_there(complete, tmp_path):
 
 def test_values_that_are_not_finite_are_not_handed_out(complete):
     array = np.load(complete / "embeddings.npy")
-    array[1, 4, 2] = np.nan
+    array[10, 2] = np.nan  # the second window of the second picture's mirror image
     np.save(complete / "embeddings.npy", array)
     store = EmbeddingStore.open(complete)
-    assert np.isfinite(store.lookup(3)).all()
+    assert np.isfinite(store.lookup(3)[1]).all()
     with pytest.raises(StoreError, match="image id 3 are not finite; delete the folder"):
         store.lookup(3, mirrored=True)
 
@@ -275,50 +290,50 @@ def test_write_refuses_values_that_are_not_finite(tmp_path, embeddings, bad):
     values = embeddings[:1].astype(np.float32)
     values[0, 0, 0] = bad
     with pytest.raises(ValueError, match="not finite in float16"):
-        store.write([0], values)
+        write(store, [0], values)
     assert len(store.pending()) == 4
 
 
 def test_write_refuses_other_shapes(tmp_path, complete, embeddings):
     store = EmbeddingStore.create(tmp_path / "other", MANIFEST)
-    for rows, values in (([0, 1], embeddings[:1]), ([0], embeddings[0]), ([0], embeddings[:1, :3])):
-        with pytest.raises(ValueError, match=r"Expected embeddings of shape \(., 6, 5\)"):
-            store.write(rows, values)
+    for values in (embeddings[:1, :3], embeddings[:1, :, :4], embeddings[:1].reshape(1, 5, 6)):
+        with pytest.raises(ValueError, match=r"Expected embeddings of shape \(6, 5\)"):
+            write(store, [0], values)
+    with pytest.raises(ValueError, match="Expected 3 finite boxes"):
+        store.write([0], [WINDOWS[:2]], embeddings[:1])
+    for rows, values in (([0, 1], embeddings[:1]), ([0], embeddings[:2])):
+        with pytest.raises(ValueError, match=r"zip\(\) argument"):
+            write(store, rows, values)
+    with pytest.raises(ValueError, match="Expected embeddings"):  # nothing of a bad call is kept
+        write(store, [0, 1], [embeddings[0], embeddings[1, :3]])
     assert len(store.pending()) == 4
-    store.write([], embeddings[:0])
+    write(store, [], embeddings[:0])
     assert len(store.pending()) == 4
     with pytest.raises(ValueError, match="read-only"):
-        EmbeddingStore.open(complete).write([0], embeddings[:1])
+        write(EmbeddingStore.open(complete), [0], embeddings[:1])
 
 
-def test_check_accepts_what_fits_and_names_what_does_not(complete):
-    store = EmbeddingStore.open(complete)
-    store.check()
-    store.check(image_ids=[12, 7], teacher_sha256="ab" * 32, dim=5, windows="halves", mirror=True)
-    with pytest.raises(StoreError, match="lacks 2 images, the first is id 4"):
-        store.check(image_ids=[7, 4, 5])
-    with pytest.raises(StoreError, match="teacher_sha256 is 'abab.*', not 'cd'"):
-        store.check(teacher_sha256="cd")
-    with pytest.raises(StoreError, match="dim is 5, not 8; its windows is 'halves'"):
-        store.check(dim=8, windows="whole")
-    with pytest.raises(StoreError, match="--windows whole"):
-        store.check(windows="whole")
-
-
-def test_check_mirror(tmp_path):
-    store = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
-    store.check(mirror=False)
-    with pytest.raises(StoreError, match="no mirrored images"):
-        store.check(mirror=True)
+def test_open_accepts_what_fits_and_names_what_does_not(complete, tmp_path):
+    EmbeddingStore.open(complete, regions="halves", mirror=True)
+    with pytest.raises(StoreError, match="regions are 'halves', not 'whole'.*delete") as info:
+        EmbeddingStore.open(complete, regions="whole")
+    assert "--windows whole" in str(info.value)
+    with pytest.raises(StoreError, match="scripts/precompute.py regions --proposals PROPOSALS"):
+        EmbeddingStore.open(complete, regions="proposals")
+    plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
+    write(plain, range(4), np.ones((4, 3, 5)))
+    EmbeddingStore.open(plain.path, regions="halves")
+    with pytest.raises(StoreError, match="'halves', not 'whole'; it holds no mirrored images"):
+        EmbeddingStore.open(plain.path, regions="whole", mirror=True)
 
 
 def test_pickle_takes_the_path_along_and_not_the_data(tmp_path):
-    manifest = replace(MANIFEST, image_ids=tuple(range(2000)))
+    manifest = replace(MANIFEST, image_ids=tuple(range(2000)), counts=(3,) * 2000)
     store = EmbeddingStore.create(tmp_path / "store", manifest)
-    store.write([5], np.ones((1, *manifest.shape[1:])))
+    write(store, [5], np.ones((1, 6, 5)))
     data = pickle.dumps(store)
     assert len(data) < 500
     copy = pickle.loads(data)
-    assert copy.writable and np.array_equal(copy.lookup(5), store.lookup(5))
-    store.write([6], np.ones((1, *manifest.shape[1:])))
+    assert copy.writable and np.array_equal(copy.lookup(5)[1], store.lookup(5)[1])
+    write(store, [6], np.ones((1, 6, 5)))
     assert 6 not in copy.pending()  # the same files

@@ -12,34 +12,38 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gridclip.data.array_store import StoreError
-from gridclip.data.embedding_store import EmbeddingStore, StoreManifest
+from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.mapper import GridCLIPDatasetMapper
 
-MANIFEST = StoreManifest(
+MANIFEST = EmbeddingManifest(
     dataset="toy_train",
     image_ids=(4, 9),
     teacher="RN50",
     teacher_sha256="ab" * 32,
     preprocessing="none",
-    windows="halves",
-    boxes=((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
+    regions="halves",
+    regions_sha256="ef" * 32,
+    counts=(2, 2),
     mirror=True,
     dim=3,
 )
+WINDOWS = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
 PLAIN, MIRRORED = [[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]  # of image 4; 9 has 100 more
 
 
 @pytest.fixture
 def store(tmp_path):
     values = np.arange(12).reshape(1, 4, 3)
-    EmbeddingStore.create(tmp_path / "store", MANIFEST).write([0, 1], [*values, *(values + 100)])
+    store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
+    store.write([0, 1], [WINDOWS] * 2, [*values, *(values + 100)])
     return str(tmp_path / "store")
 
 
 @pytest.fixture
 def plain_store(tmp_path):
     manifest = replace(MANIFEST, mirror=False)
-    EmbeddingStore.create(tmp_path / "plain", manifest).write([0, 1], np.zeros(manifest.shape))
+    store = EmbeddingStore.create(tmp_path / "plain", manifest)
+    store.write([0, 1], [WINDOWS] * 2, np.zeros((2, 2, 3)))
     return str(tmp_path / "plain")
 
 
@@ -63,7 +67,7 @@ def record(tmp_path):
 
 def mapper(store, *augmentations, **kwargs):
     return GridCLIPDatasetMapper(
-        True, augmentations=list(augmentations), image_embeddings=store, **kwargs
+        True, augmentations=list(augmentations), embeddings=store, **kwargs
     )
 
 
@@ -147,7 +151,7 @@ def test_inference_needs_no_embeddings(store, record):
     output = GridCLIPDatasetMapper(False, augmentations=[])(record)
     assert "image_embeddings" not in output and "negative_classes" not in output
     with pytest.raises(ValueError, match="for training"):
-        GridCLIPDatasetMapper(False, augmentations=[], image_embeddings=store)
+        GridCLIPDatasetMapper(False, augmentations=[], embeddings=store)
 
 
 def test_training_needs_annotations(store, record):
@@ -219,12 +223,12 @@ def test_allowed_augmentations(plain_store, record):
 def test_flips_need_mirrored_embeddings(plain_store, flip):
     with pytest.raises(StoreError, match="no mirrored images") as info:
         mapper(plain_store, *ALLOWED, flip)
-    assert "precompute_image_embeddings.py" in str(info.value)
+    assert "precompute.py images" in str(info.value)
     assert "--no-mirror" not in str(info.value)
 
 
 def test_a_missing_or_incomplete_store_is_an_error_at_once(tmp_path):
-    with pytest.raises(StoreError, match=f"(?s){tmp_path}.*precompute_image_embeddings"):
+    with pytest.raises(StoreError, match=f"(?s){tmp_path}.*precompute.py images"):
         mapper(str(tmp_path / "nowhere"))
     EmbeddingStore.create(tmp_path / "begun", MANIFEST)
     with pytest.raises(StoreError, match="0 of 2 rows are done.*image id 4"):
@@ -240,21 +244,21 @@ def test_works_from_lazy_and_yacs_configs(store, record):
     config = LazyCall(GridCLIPDatasetMapper)(
         is_train=True,
         augmentations=[LazyCall(T.RandomFlip)(prob=1.0)],
-        image_embeddings=store,
+        embeddings=store,
         use_instance_mask=False,
     )
     assert instantiate(config)(record)["image_embeddings"].tolist() == MIRRORED
     cfg = get_cfg()
     cfg.INPUT.RANDOM_FLIP = "none"
-    from_yacs = GridCLIPDatasetMapper(cfg, is_train=True, image_embeddings=store)
+    from_yacs = GridCLIPDatasetMapper(cfg, is_train=True, embeddings=store)
     assert from_yacs.image_format == "BGR"  # yacs configs say it themselves
     assert from_yacs(record)["image_embeddings"].tolist() == PLAIN
 
 
 def test_pickled_mapper_carries_no_embeddings(store, record, tmp_path):
-    manifest = replace(MANIFEST, image_ids=tuple(range(5000)))
+    manifest = replace(MANIFEST, image_ids=tuple(range(5000)), counts=(2,) * 5000)
     large = EmbeddingStore.create(tmp_path / "large", manifest)
-    large.write(range(5000), np.ones(manifest.shape))
+    large.write(range(5000), [WINDOWS] * 5000, np.ones((5000, 4, 3)))
     data = pickle.dumps(mapper(str(large.path), T.RandomFlip(prob=1.0)))
     assert len(data) < 5000
     assert pickle.loads(data)(record)["image_embeddings"].tolist() == [[1, 1, 1], [1, 1, 1]]

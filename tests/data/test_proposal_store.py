@@ -93,7 +93,7 @@ def test_digest_is_the_same_after_a_resume(complete, proposals, tmp_path):
 
 def test_incomplete_and_missing_stores_name_image_and_command(tmp_path, proposals):
     path = tmp_path / "store"
-    command = f"precompute_proposals.py --config-file CONFIG.py.*--output {path}"
+    command = f"precompute.py proposals --config-file CONFIG.py.*--output {path}"
     with pytest.raises(StoreError, match=f"(?s)no proposal store.*{command}"):
         ProposalStore.open(path)
     store = ProposalStore.create(path, MANIFEST)

@@ -12,8 +12,8 @@ from gridclip.clip_checkpoint import load_clip, write_random_clip_archive
 from gridclip.data import teacher
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.teacher import clip_inputs, encode_images, precompute_image_embeddings
-from gridclip.data.windows import windows
+from gridclip.data.regions import Windows, window_inputs, windows
+from gridclip.data.teacher import encode_images, precompute_embeddings
 
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
 
@@ -42,9 +42,9 @@ def records(tmp_path):
     return records
 
 
-def precompute(records, path, archive, **kwargs):
-    kwargs = dict(num_workers=0, progress=False) | kwargs
-    return precompute_image_embeddings(records, "toy_train", path, archive, **kwargs)
+def precompute(records, path, archive, windows="whole", mirror=True, **kwargs):
+    regions, kwargs = Windows(windows, mirror), dict(num_workers=0) | kwargs
+    return precompute_embeddings(records, "toy_train", path, archive, regions, **kwargs)
 
 
 def contents(path):
@@ -56,7 +56,7 @@ def contents(path):
 def test_square_whole_picture_equals_clips_own_preprocessing(size, resolution):
     image = random_image(size, size, seed=size)
     expected = clip.clip._transform(resolution)(Image.fromarray(image))
-    inputs = clip_inputs(image, windows("whole"), resolution)
+    inputs = window_inputs(image, windows("whole"), resolution)
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, expected[None])
 
@@ -70,19 +70,19 @@ def test_other_pictures_are_squashed():
             tv.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
         ]
     )(Image.fromarray(image))
-    assert torch.equal(clip_inputs(image, windows("whole"), 64)[0], expected)
+    assert torch.equal(window_inputs(image, windows("whole"), 64)[0], expected)
 
 
 def test_a_tile_is_a_picture_of_its_own():
     image = random_image(80, 120, seed=0)
-    tiles = clip_inputs(image, windows("tiles9"), 64)
-    alone = clip_inputs(np.ascontiguousarray(image[20:60, 60:120]), windows("whole"), 64)
+    tiles = window_inputs(image, windows("tiles9"), 64)
+    alone = window_inputs(np.ascontiguousarray(image[20:60, 60:120]), windows("whole"), 64)
     assert torch.equal(tiles[5], alone[0])  # second row, last column
 
 
 def test_lookup_equals_clip(records, tmp_path, archive, model):
     report = precompute(records, tmp_path / "store", archive)
-    assert report.encoded == 6 and report.failures == () and report.seconds > 0
+    assert report.done == 6 and report.failures == () and report.seconds > 0
     store, preprocess = EmbeddingStore.open(tmp_path / "store"), clip.clip._transform(64)
     for record in (records[0], records[3], records[5]):  # the square ones
         image = Image.open(record["file_name"])
@@ -92,20 +92,22 @@ def test_lookup_equals_clip(records, tmp_path, archive, model):
             with torch.no_grad():
                 expected = model.encode_image(preprocess(image)[None])
             expected = expected / expected.norm(dim=-1, keepdim=True)
-            found = torch.from_numpy(store.lookup(record["image_id"], mirrored))
+            found = torch.from_numpy(store.lookup(record["image_id"], mirrored)[1])
             torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-4)
-    assert np.abs(store.lookup(100) - store.lookup(103)).max() > 0.01
+    assert np.abs(store.lookup(100)[1] - store.lookup(103)[1]).max() > 0.01
 
 
 def test_manifest_says_what_was_done(records, tmp_path, archive):
     precompute(records, tmp_path / "store", archive, windows="whole+tiles9", mirror=False)
-    manifest = EmbeddingStore.open(tmp_path / "store").manifest
+    store = EmbeddingStore.open(tmp_path / "store")
+    manifest = store.manifest
     assert manifest.dataset == "toy_train" and manifest.image_ids == tuple(range(100, 106))
     assert manifest.teacher == "tiny" and len(manifest.teacher_sha256) == 64
     assert "64 x 64" in manifest.preprocessing
-    assert manifest.windows == "whole+tiles9" and not manifest.mirror
-    assert torch.equal(torch.tensor(manifest.boxes), windows("whole+tiles9"))
-    assert manifest.shape == (6, 10, 48)
+    assert manifest.regions == "whole+tiles9" and not manifest.mirror
+    assert torch.equal(torch.from_numpy(store.lookup(100)[0]), windows("whole+tiles9"))
+    assert manifest.counts == (10,) * 6 and manifest.dim == 48
+    assert manifest.arrays["embeddings"] == ((60, 48), np.float16)
 
 
 @pytest.mark.parametrize("window_set", ["whole", "tiles9"])
@@ -122,9 +124,9 @@ def test_mirrored_lookup_equals_the_teacher_on_a_flipped_picture(
         precompute(dataset, tmp_path / name, archive, windows=window_set, batch_size=1)
     plain, mirrored = (EmbeddingStore.open(tmp_path / name) for name in ("plain", "flipped"))
     for image_id in plain.manifest.image_ids:
-        expected = mirrored.lookup(image_id)
-        np.testing.assert_array_equal(plain.lookup(image_id, mirrored=True), expected)
-        assert np.abs(plain.lookup(image_id) - expected).max() > 0.01
+        expected = mirrored.lookup(image_id)[1]
+        np.testing.assert_array_equal(plain.lookup(image_id, mirrored=True)[1], expected)
+        assert np.abs(plain.lookup(image_id)[1] - expected).max() > 0.01
 
 
 def test_exif_orientation_is_applied(tmp_path, archive):
@@ -137,20 +139,20 @@ def test_exif_orientation_is_applied(tmp_path, archive):
     ]
     assert precompute(records, tmp_path / "store", archive, batch_size=1).failures == ()
     store = EmbeddingStore.open(tmp_path / "store")
-    np.testing.assert_array_equal(store.lookup("a"), store.lookup("b"))
+    np.testing.assert_array_equal(store.lookup("a")[1], store.lookup("b")[1])
 
 
 def test_grey_pictures_are_embedded(tmp_path, archive):
     Image.fromarray(random_image(40, 40, seed=1)[..., 0]).save(tmp_path / "a.png")
     record = dict(file_name=str(tmp_path / "a.png"), image_id=1)
-    assert precompute([record], tmp_path / "store", archive).encoded == 1
+    assert precompute([record], tmp_path / "store", archive).done == 1
 
 
 def test_vision_transformers_teach_too(records, tmp_path):
     sizes = dict(embed_dim=24, image_resolution=32, vision_layers=1, vision_width=64)
     write_random_clip_archive(tmp_path / "vit.pt", **sizes, vision_patch_size=16, **TEXT)
     precompute(records, tmp_path / "store", tmp_path / "vit.pt")
-    embedding = EmbeddingStore.open(tmp_path / "store").lookup(101)
+    embedding = EmbeddingStore.open(tmp_path / "store").lookup(101)[1]
     assert embedding.shape == (1, 24)
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-3)
 
@@ -170,10 +172,10 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
     precompute(records, tmp_path / "whole", archive, batch_size=1)
     write = EmbeddingStore.write
 
-    def interrupted(store, rows, embeddings):
+    def interrupted(store, rows, *arrays):
         if 3 in rows:
             raise KeyboardInterrupt
-        write(store, rows, embeddings)
+        write(store, rows, *arrays)
 
     monkeypatch.setattr(EmbeddingStore, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -181,22 +183,22 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
     monkeypatch.undo()
     with pytest.raises(StoreError, match="3 of 6 rows are done"):
         EmbeddingStore.open(tmp_path / "resumed")
-    assert precompute(records, tmp_path / "resumed", archive, batch_size=1).encoded == 3
+    assert precompute(records, tmp_path / "resumed", archive, batch_size=1).done == 3
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
 
 
 def test_nothing_is_read_again_when_all_is_done(records, tmp_path, archive, monkeypatch):
     precompute(records, tmp_path / "store", archive)
-    monkeypatch.setattr(teacher, "read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(teacher, "read_picture", lambda *_: pytest.fail("read again"))
     report = precompute(records, tmp_path / "store", archive)
-    assert report.encoded == 0 and report.failures == ()
+    assert report.done == 0 and report.failures == ()
 
 
 def test_two_ranks_equal_one(records, tmp_path, archive):
     precompute(records, tmp_path / "one", archive, batch_size=1)
     for rank in (1, 0):
         report = precompute(records, tmp_path / "two", archive, batch_size=1, rank=rank, world=2)
-        assert report.encoded == 3
+        assert report.done == 3
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -211,7 +213,7 @@ def test_bad_pictures_are_named_and_the_rest_goes_on(records, tmp_path, archive,
     records[3] = records[3] | dict(file_name=str(tmp_path / "gone.png"))
     records[4] = records[4] | dict(width=42)
     report = precompute(records, tmp_path / "store", archive, num_workers=num_workers)
-    assert report.encoded == 2
+    assert report.done == 2
     assert [failure.image_id for failure in report.failures] == [101, 102, 103, 104]
     assert [failure.file_name for failure in report.failures] == [files(i) for i in (1, 2, 3, 4)]
     reasons = [failure.reason for failure in report.failures]
@@ -223,7 +225,7 @@ def test_bad_pictures_are_named_and_the_rest_goes_on(records, tmp_path, archive,
     for i, data in good.items():
         open(files(i), "wb").write(data)
     report = precompute(records, tmp_path / "store", archive)
-    assert report.encoded == 2
+    assert report.done == 2
     assert [failure.image_id for failure in report.failures] == [103, 104]
 
 
@@ -235,7 +237,7 @@ def test_embeddings_that_are_not_finite_are_failures(records, tmp_path, archive,
 
     monkeypatch.setattr(teacher, "encode_images", overflowing)
     report = precompute(records, tmp_path / "store", archive)
-    assert report.encoded == 5
+    assert report.done == 5
     assert [(f.image_id, "not finite" in f.reason) for f in report.failures] == [(101, True)]
 
 
@@ -258,7 +260,7 @@ def test_a_dataset_with_repeated_or_no_images_is_refused(records, tmp_path, arch
 
 
 def test_progress_bar_counts_images(records, tmp_path, archive, capsys):
-    precompute(records, tmp_path / "store", archive, progress=True)
+    precompute(records, tmp_path / "store", archive)
     shown = capsys.readouterr().err
     assert "6/6" in shown and "image/s" in shown
 

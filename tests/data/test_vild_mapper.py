@@ -11,7 +11,7 @@ from PIL import Image
 
 from gridclip.data import ViLDDatasetMapper
 from gridclip.data.array_store import StoreError
-from gridclip.data.region_store import RegionManifest, RegionStore
+from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 
 # Left half, a box in the middle and one at the lower right corner, of a picture of 40 x 20 pixels.
 BOXES = [[0, 0, 20, 20], [16, 8, 24, 12], [30, 10, 40, 20]]
@@ -20,19 +20,20 @@ EMBEDDINGS = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 @pytest.fixture
 def store(tmp_path):
-    manifest = RegionManifest(
+    manifest = EmbeddingManifest(
         dataset="toy_train",
         image_ids=(4, 9),
         teacher="RN50",
         teacher_sha256="ab" * 32,
         preprocessing="none",
         dim=3,
-        proposals_sha256="cd" * 32,
+        regions="proposals",
+        regions_sha256="cd" * 32,
         counts=(3, 0),
+        mirror=False,
     )
-    store = RegionStore.create(tmp_path / "store", manifest)
-    store.write(0, BOXES, EMBEDDINGS)
-    store.write(1, np.empty((0, 4)), np.empty((0, 3)))
+    store = EmbeddingStore.create(tmp_path / "store", manifest)
+    store.write([0, 1], [BOXES, np.empty((0, 4))], [EMBEDDINGS, np.empty((0, 3))])
     return str(tmp_path / "store")
 
 
@@ -54,9 +55,7 @@ def record(tmp_path):
 
 
 def mapper(store, *augmentations, **kwargs):
-    return ViLDDatasetMapper(
-        True, augmentations=list(augmentations), region_embeddings=store, **kwargs
-    )
+    return ViLDDatasetMapper(True, augmentations=list(augmentations), embeddings=store, **kwargs)
 
 
 def test_adds_regions(store, record):
@@ -152,7 +151,7 @@ def test_training_needs_annotations(store, record):
 def test_inference_takes_no_store(store, record):
     assert "region_boxes" not in ViLDDatasetMapper(False, augmentations=[])(record)
     with pytest.raises(ValueError, match="for training"):
-        ViLDDatasetMapper(False, augmentations=[], region_embeddings=store)
+        ViLDDatasetMapper(False, augmentations=[], embeddings=store)
 
 
 class Shifted(T.Resize):
@@ -176,7 +175,7 @@ def test_augmentations_that_break_the_correspondence_are_refused(store, augmenta
 
 
 def test_a_missing_store_or_image_is_named(store, record, tmp_path):
-    with pytest.raises(StoreError, match=f"(?s){tmp_path}/gone.*precompute_region_embeddings"):
+    with pytest.raises(StoreError, match=f"(?s){tmp_path}/gone.*precompute.py regions"):
         mapper(str(tmp_path / "gone"))
     with pytest.raises(StoreError, match="holds no image id 5"):
         mapper(store)(record | dict(image_id=5))
@@ -184,11 +183,11 @@ def test_a_missing_store_or_image_is_named(store, record, tmp_path):
 
 def test_works_from_lazy_and_yacs_configs_and_pickled(store, record):
     config = LazyCall(ViLDDatasetMapper)(
-        is_train=True, augmentations=[LazyCall(T.NoOpTransform)()], region_embeddings=store
+        is_train=True, augmentations=[LazyCall(T.NoOpTransform)()], embeddings=store
     )
     cfg = get_cfg()
     cfg.INPUT.RANDOM_FLIP = "none"
     cfg.INPUT.MIN_SIZE_TRAIN = (20,)
-    from_yacs = ViLDDatasetMapper(cfg, is_train=True, region_embeddings=store)
+    from_yacs = ViLDDatasetMapper(cfg, is_train=True, embeddings=store)
     for made in (instantiate(config), from_yacs, pickle.loads(pickle.dumps(from_yacs))):
         assert made(record)["region_boxes"].tolist() == BOXES

@@ -7,7 +7,7 @@ from detectron2.utils.env import seed_all_rng
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
-from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.engine.train import build_model, build_optimizer, do_test
 from gridclip.evaluation import read_results
 from gridclip.modeling import CLIPFPN
@@ -146,18 +146,18 @@ def test_dry_run_builds_all_and_keeps_nothing(world_config, caplog):
 def test_stale_precomputed_files_are_refused(world_config, tmp_path):
     cfg = world_config(max_iter=1)
     prepare_text_embeddings(cfg)
-    prepare_image_embeddings(cfg)
+    prepare_embeddings(cfg)
     text = TextEmbeddings.load(cfg.clip.text_embeddings)
     other = TextEmbeddings(text.names, text.embeddings, text.templates, "RN101", "0" * 64)
     other.save(cfg.clip.text_embeddings)
     with pytest.raises(ValueError, match="RN101"):
-        prepare_image_embeddings(cfg)
+        prepare_embeddings(cfg)
     TextEmbeddings(("a", "b"), text.embeddings[:2], (), "RN50", "").save(cfg.clip.text_embeddings)
     with pytest.raises(ValueError, match="categories"):
         prepare_text_embeddings(cfg)
     cfg.clip.windows = "tiles9"
-    with pytest.raises(StoreError, match="windows"):
-        prepare_image_embeddings(cfg)
+    with pytest.raises(StoreError, match="regions"):
+        prepare_embeddings(cfg)
 
 
 def test_backbone_learns_slower_and_the_temperature_does_not_decay(world_config):
@@ -230,7 +230,7 @@ def test_batches_show_no_novel_category(world_config):
     """What reaches the model in training: no box, negative or sampling weight of category 3."""
     cfg = world_config()
     prepare_text_embeddings(cfg)
-    prepare_image_embeddings(cfg)
+    prepare_embeddings(cfg)
     model = build_model(cfg)
     assert model.federated_weights.tolist() == pytest.approx([8**0.5, 8**0.5, 0.0])
     iterator = iter(instantiate(cfg.dataloader.train))

@@ -3,7 +3,7 @@ import json
 import math
 import subprocess
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import detectron2
 import pytest
@@ -74,7 +74,7 @@ def test_round_trip(dataset, tmp_path):
     assert set(record["versions"]) == {
         *("python", "torch", "torchvision", "detectron2", "lvis", "numpy", "clip")
     }
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(record["date"])
+    age = datetime.now(UTC) - datetime.fromisoformat(record["date"])
     assert timedelta(0) <= age < timedelta(minutes=1)
 
 

@@ -8,51 +8,81 @@ import time
 import pytest
 
 from laptop_world import command as module
-from laptop_world.command import CommandError, LoggedCommand
-
-
-def wait(command):
-    while not command.poll():
-        time.sleep(0.02)
+from laptop_world.command import CommandError, Tail, locked, run_logged
 
 
 def test_output_goes_to_the_log_and_is_shown_once(tmp_path):
-    log = tmp_path / "new" / "log.txt"
+    path = tmp_path / "new" / "log.txt"
     shown = io.BytesIO()
     for text in ("one", "two"):
-        code = f"import os; print({text!r}, os.environ['WORD'])"
-        command = LoggedCommand([sys.executable, "-c", code], log, {"WORD": "x"})
-        wait(command)
-        command.show_output(shown)
-        command.show_output(shown)
-    assert log.read_text() == "one x\ntwo x\n"
-    assert shown.getvalue() == b"one x\ntwo x\n"
+        with locked(path) as log:
+            tail = Tail(log, shown)
+            run_logged([sys.executable, "-c", f"print({text!r})"], log, tail)
+            tail()
+    assert path.read_text() == "one\ntwo\n"
+    assert shown.getvalue() == b"one\ntwo\n"
+
+
+def test_output_is_followed_while_the_command_runs(tmp_path):
+    """The command ends only after its output was seen."""
+    seen = tmp_path / "seen"
+    code = (
+        "import os, time\n"
+        "print('here')\n"
+        f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)\n"
+    )
+
+    def follow():
+        if (tmp_path / "log.txt").read_text() == "here\n":
+            seen.touch()
+
+    with locked(tmp_path / "log.txt") as log:
+        run_logged([sys.executable, "-c", code], log, follow)
 
 
 def test_a_failure_names_the_log_and_quotes_its_end(tmp_path):
-    command = LoggedCommand([sys.executable, "-c", "1 / 0"], tmp_path / "log.txt")
-    with pytest.raises(CommandError, match=r"exit code 1; log: .*log\.txt(.|\n)*ZeroDivisionError"):
-        wait(command)
+    with locked(tmp_path / "log.txt") as log:
+        with pytest.raises(
+            CommandError, match=r"exit code 1; log: .*log\.txt(.|\n)*ZeroDivisionError"
+        ):
+            run_logged([sys.executable, "-c", "1 / 0"], log)
 
 
 def test_the_log_of_a_running_command_is_refused(tmp_path, monkeypatch):
+    """Also when the process that locked it has closed it."""
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.1)
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    running = LoggedCommand(sleep, tmp_path / "log.txt")
+    with locked(tmp_path / "log.txt") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], stdout=log
+        )
     with pytest.raises(CommandError, match="Another process is at work"):
-        LoggedCommand(sleep, tmp_path / "log.txt")
-    running.terminate()
-    LoggedCommand(sleep, tmp_path / "log.txt").terminate()
+        with locked(tmp_path / "log.txt"):
+            pass
+    module.end(running)
+    with locked(tmp_path / "log.txt"):
+        pass
+
+
+def test_an_exception_ends_the_command(tmp_path):
+    def interrupt():
+        if (tmp_path / "log.txt").read_text().endswith("\n"):
+            raise KeyboardInterrupt
+
+    code = "import os, time; print(os.getpid()); time.sleep(60)"
+    with locked(tmp_path / "log.txt") as log, pytest.raises(KeyboardInterrupt):
+        run_logged([sys.executable, "-c", code], log, interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "log.txt").read_text()), 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a command outlives a killed parent")
 def test_a_killed_parent_takes_the_command_with_it(tmp_path):
     code = (
-        "import sys, time\n"
-        "from laptop_world.command import LoggedCommand\n"
+        "import sys\n"
+        "from laptop_world.command import locked, run_logged\n"
         "child = 'import os, time; print(os.getpid()); time.sleep(60)'\n"
-        "LoggedCommand([sys.executable, '-c', child], sys.argv[1])\n"
-        "time.sleep(60)\n"
+        "with locked(sys.argv[1]) as log:\n"
+        "    run_logged([sys.executable, '-c', child], log)\n"
     )
     log = tmp_path / "log.txt"
     parent = subprocess.Popen([sys.executable, "-c", code, str(log)])

@@ -5,19 +5,14 @@ import torch
 
 from gridclip.clip_checkpoint import load_clip, sha256_of_file
 from laptop_world import pretrain_classifier as script
-from laptop_world import pretrain_clip
+from laptop_world import small_clip
 from laptop_world.shapes import CaptionedShapes, load_world
 
 
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch):
-    sizes = {
-        **pretrain_clip.SIZES,
-        "vision_width": 8,
-        "image_resolution": 32,
-        "embed_dim": 16,
-    }
-    for module in (script, pretrain_clip):
+    sizes = {**small_clip.SIZES, "vision_width": 8, "image_resolution": 32, "embed_dim": 16}
+    for module in (script, small_clip):
         monkeypatch.setattr(module, "SIZES", sizes)
 
 
@@ -52,7 +47,7 @@ def test_learns_to_tell_pictures_apart():
         ["--world", "dev", "--output", "x", "--pictures", "32", "--epochs", "40", "--val", "32"]
     )
     torch.manual_seed(0)
-    tower, head = pretrain_clip.build_model().visual, torch.nn.Linear(16, 96)
+    tower, head = small_clip.build_model().visual, torch.nn.Linear(16, 96)
     script.train(tower, head, args)
     pictures, targets = script.base_pictures("dev", 32, "train", args.seed)
     with torch.no_grad():

@@ -11,13 +11,15 @@ from PIL import Image
 
 from gridclip.clip_checkpoint import load_clip, sha256_of_file
 from laptop_world import pretrain_clip as script
+from laptop_world import small_clip
 from laptop_world.shapes import CaptionedShapes
 
 
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch):
     sizes = {**script.SIZES, "vision_width": 8, "image_resolution": 32, "embed_dim": 16}
-    monkeypatch.setattr(script, "SIZES", sizes)
+    for module in (script, small_clip):
+        monkeypatch.setattr(module, "SIZES", sizes)
     monkeypatch.setattr(script, "SAVE_PERIOD", 2)
 
 

@@ -39,7 +39,7 @@ def test_other_settings_are_named(tmp_path):
     TaskRecord(path, {"config": {"lr": 1, "sizes": (1, 2)}, "sha": "a"}).write()
     TaskRecord(path, {"config": {"lr": 1, "sizes": [1, 2]}, "sha": "a"})  # as JSON the same
     with pytest.raises(
-        ChangedError, match=r"record\.json is of other settings \(config\.lr, new\)"
+        ChangedError, match=r"record\.json was made with other settings \(config\.lr, new\)"
     ):
         TaskRecord(path, {"config": {"lr": 2, "sizes": (1, 2)}, "sha": "a", "new": None})
 

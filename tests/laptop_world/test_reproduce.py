@@ -1,26 +1,36 @@
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from gridclip.evaluation import read_results, write_results
-from laptop_world import reproduce
+from laptop_world import experiment, reproduce
 from laptop_world.shapes import generate_shapes
 from laptop_world.tables import laptop_time_table
 
 
-def run(folder, *arguments):
-    return subprocess.run(
+def start(folder, *arguments):
+    return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "laptop_world.reproduce"]
         + ["--world", "dev", "--output", folder / "out", *arguments],
-        cwd=reproduce.ROOT,
+        cwd=experiment.ROOT,
         env={**os.environ, "DETECTRON2_DATASETS": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def run(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.mark.slow
@@ -66,15 +76,53 @@ def test_runs_once_summarises_and_refuses_another_config(tmp_path, laptop_clip):
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-def test_only_the_whole_grid_counts():
-    def whole(*arguments):
-        return reproduce.is_whole_grid(reproduce.parse_args([*arguments]))
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path, laptop_clip):
+    generate_shapes("dev", tmp_path / "shapes", train=24, val=16, size=64)
+    arguments = ["--variants", "slow_backbone", "--seeds", "0", "--jobs", "1"]
+    arguments += ["--override", f"clip.weights={laptop_clip}", "train.max_iter=30"]
+    arguments += ["train.checkpointer.period=2", "dataloader.train.total_batch_size=2"]
+    folder = tmp_path / "out/dev/slow_backbone/seed0"
 
-    assert whole() and whole("--jobs", "1", "--output", "elsewhere")
-    assert not whole("--world", "dev")
-    assert not whole("--seeds", "0", "1")
-    assert not whole("--variants", "gridclip")
-    assert not whole("--override", "train.max_iter=1")
+    killed = start(tmp_path, *arguments)
+    deadline = time.monotonic() + 300
+    while not (folder / "last_checkpoint").is_file():
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    assert not (folder / "results.json").exists()
+
+    resumed = run(tmp_path, *arguments)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "slow_backbone preparation: was done in" in resumed.stdout
+    assert re.search(r"Starting training from iteration [1-9]", (folder / "log.txt").read_text())
+    runs = json.loads((tmp_path / "out/dev/laptop_world_runs.json").read_text())["runs"]
+    assert runs["slow_backbone/seed0"]["seconds"] > 0
+
+
+def test_what_failed_is_listed_with_its_log(tmp_path, monkeypatch):
+    class NoGrid:
+        def __init__(self, args):
+            self.tasks, self.folder = [None] * 3, tmp_path
+
+    reasons = {"gridclip seed 0": "log: gridclip/seed0/log.txt", "b": "it needs gridclip seed 0"}
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: True)
+    monkeypatch.setattr(reproduce, "generate_world", lambda world, jobs: None)
+    monkeypatch.setattr(reproduce, "Grid", NoGrid)
+    monkeypatch.setattr(reproduce, "run_tasks", lambda *arguments: reasons)
+    with pytest.raises(SystemExit) as error:
+        reproduce.main([])
+    lines = str(error.value).splitlines()
+    assert lines[0] == "error: 2 of 3 are not complete:"
+    assert lines[1:3] == [f"{name}: {reason}" for name, reason in reasons.items()]
+
+
+def test_what_follows_snakemake_is_handed_on():
+    args = reproduce.parse_args(
+        ["--jobs", "3", "--snakemake", "--executor", "slurm", "--jobs", "9"]
+    )
+    assert args.jobs == 3 and args.snakemake == ["--executor", "slurm", "--jobs", "9"]
 
 
 def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
@@ -89,43 +137,14 @@ def test_arguments_are_checked(capsys, monkeypatch, tmp_path):
         assert message in capsys.readouterr().err
 
 
-@pytest.fixture
-def whole_grid(tmp_path, laptop_clip, monkeypatch):
-    """Of a tiny world; nothing is run."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    generate_shapes("test", tmp_path / "shapes", train=4, val=4, size=32)
-    return reproduce.Grid(reproduce.parse_args(["--output", str(tmp_path / "out")]))
-
-
-def test_whole_grid_trains_other_lengths_with_the_first_seed(whole_grid):
-    assert set(whole_grid.lengths) == {
-        (variant, steps) for variant, lengths in reproduce.LENGTHS.items() for steps in lengths
-    }
-    for (variant, steps), task in whole_grid.lengths.items():
-        cfg = task.record.identity["config"]
-        assert cfg["train"]["max_iter"] == steps and cfg["train"]["seed"] == 0
-        assert cfg["lr_multiplier"]["warmup_length"] * steps == pytest.approx(50)
-        assert task.needs == [f"{variant} preparation"]
-
-
-def test_whole_grid_has_three_seeds_or_two(whole_grid):
-    seeds = {}
-    for variant, seed in whole_grid.runs:
-        seeds.setdefault(variant, []).append(seed)
-    assert set(seeds) == set(reproduce.VARIANTS)
-    assert all(
-        found == [0, 1, 2][: reproduce.FEWER_SEEDS.get(variant, 3)]
-        for variant, found in seeds.items()
-    )
-
-
 def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
     """GridCLIP and ViLD: the teacher's embeddings; ViLD: the proposals, too."""
     for task in whole_grid.tasks:
-        task.record.seconds = 60.0
+        record = task.open_record()
+        record.seconds = 60.0
+        record.write()
     for task in [*whole_grid.runs.values(), *whole_grid.lengths.values()]:
-        folder, cfg = task.log_file.parent, task.record.identity["config"]
-        folder.mkdir(parents=True)
+        folder, cfg = Path(task.folder), task.identity["config"]
         seed, steps = cfg["train"]["seed"], cfg["train"]["max_iter"]
         metrics = {name: 10.0 * seed for name in ("AP", "APr", "APf")}
         write_results(folder, {"bbox": metrics}, dataset_name="shapes_test_val", num_images=4)

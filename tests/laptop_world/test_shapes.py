@@ -308,7 +308,9 @@ def test_registers_train_base_and_val(registered):
 def test_registering_what_is_not_there_names_the_fix(tmp_path):
     register_shapes(tmp_path, "test")
     for use in (DatasetCatalog.get, check_annotations_exist):
-        with pytest.raises(FileNotFoundError, match=r"laptop_world\.generate --world test --output"):
+        with pytest.raises(
+            FileNotFoundError, match=r"laptop_world\.generate --world test --output"
+        ):
             use("shapes_test_base")
 
 

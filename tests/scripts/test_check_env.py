@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 
 import check_env
 from check_env import MISSING, OK, WARNING
+
+
+def row(name: str) -> tuple[str, str, str]:
+    """Status, detail and fix of the check of that name."""
+    return check_env.run(check_env.checks()[name])
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def other_clip(monkeypatch, tmp_path) -> Path:
 
 
 def test_everything_required_is_installed_here(capsys):
-    assert check_env.main() == 0
+    check_env.main()
     assert MISSING not in capsys.readouterr().out
 
 
@@ -54,27 +60,28 @@ def test_runs_without_site_packages_and_names_all_that_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("version", "status"), [((3, 9, 18), MISSING), ((3, 10, 0), OK), ((3, 14, 1), OK)]
+    ("version", "wanted"),
+    [((3, 9, 18), MISSING), ((3, 10, 14), MISSING), ((3, 11, 0), OK), ((3, 14, 1), OK)],
 )
-def test_python_version(version, status):
-    row = check_env.python_row(version)
-    assert row.status == status
-    assert ".".join(map(str, version)) in row.detail
+def test_python_version(version, wanted):
+    status, detail, _ = check_env.run(partial(check_env.check_python, version))
+    assert status == wanted
+    assert ".".join(map(str, version)) in detail
 
 
-def test_main_fails_when_detectron2_cannot_be_imported(monkeypatch, capsys):
+def test_main_fails_when_detectron2_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)  # makes `import detectron2` fail
-    assert check_env.detectron2_row().status == MISSING
-    assert check_env.main() == 1
-    assert "detectron2" in capsys.readouterr().err
+    assert row("detectron2")[0] == MISSING
+    with pytest.raises(SystemExit, match="Missing: detectron2$"):
+        check_env.main()
 
 
 def test_a_module_that_fails_with_another_error_is_missing(monkeypatch, tmp_path):
     (tmp_path / "broken_binary.py").write_text("raise OSError('libGL.so.1: cannot open')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    row = check_env.module_row("broken_binary")
-    assert (row.status, row.detail) == (MISSING, "OSError: libGL.so.1: cannot open")
-    assert row.fix
+    status, detail, fix = check_env.run(partial(check_env.check_module, "broken_binary"))
+    assert (status, detail) == (MISSING, "OSError: libGL.so.1: cannot open")
+    assert fix
 
 
 @pytest.mark.parametrize(
@@ -82,28 +89,35 @@ def test_a_module_that_fails_with_another_error_is_missing(monkeypatch, tmp_path
     [
         ({"sal-detectron2": "0.7.2"}, OK, "index build"),
         ({"detectron2": "0.6"}, OK, "source build"),
-        ({"sal-detectron2": "0.7.2", "detectron2": "0.6"}, MISSING, "both"),
+        ({"sal-detectron2": "0.7.2", "detectron2": "0.6"}, MISSING, "more than one"),
     ],
 )
 def test_detectron2_builds(distributions, builds, status, word):
     distributions.update(builds)
-    row = check_env.detectron2_row()
-    assert row.status == status
-    assert word in row.detail
+    found, detail, _ = row("detectron2")
+    assert found == status
+    assert word in detail
 
 
 @pytest.mark.parametrize("loaded", [True, False])
 def test_detectron2_row_tells_of_the_compiled_extension(monkeypatch, loaded):
     monkeypatch.setitem(sys.modules, "detectron2._C", sys if loaded else None)
-    row = check_env.detectron2_row()
-    assert row.status == OK
-    assert ("_C loaded" in row.detail, "_C not loaded" in row.detail) == (loaded, not loaded)
+    status, detail, _ = row("detectron2")
+    assert status == OK
+    assert ("_C loaded" in detail, "_C not loaded" in detail) == (loaded, not loaded)
 
 
 def test_another_package_named_clip_is_a_fault(other_clip):
-    row = check_env.clip_row()
-    assert row.status == MISSING
-    assert str(other_clip) in row.detail
+    status, detail, _ = row("clip")
+    assert status == MISSING
+    assert str(other_clip) in detail
+
+
+def test_two_distributions_of_clip_are_a_fault(distributions):
+    distributions.update({"clip-anytorch": "2.6.0", "clip": "1.0"})
+    status, detail, _ = row("clip")
+    assert status == MISSING
+    assert "clip-anytorch 2.6.0, clip 1.0" in detail
 
 
 @pytest.mark.parametrize(
@@ -117,25 +131,31 @@ def test_another_package_named_clip_is_a_fault(other_clip):
 )
 def test_exactly_one_opencv(distributions, builds, status):
     distributions.update(dict.fromkeys(builds, "4.10.0"))
-    row = check_env.opencv_row()
-    assert row.status == status
-    assert all(name in row.detail for name in builds)
+    found, detail, _ = row("OpenCV")
+    assert found == status
+    assert all(name in detail for name in builds)
 
 
-def test_requirement_problems(distributions):
-    distributions.update({"numpy": "2.3.5", "setuptools": "82.0.0"})
+def test_requirements_that_are_not_met(distributions, monkeypatch):
+    distributions.update({"gridclip": "0.1.0", "numpy": "2.3.5", "setuptools": "82.0.0"})
     wanted = ["numpy<3,>=1.26", "setuptools<81,>=77", "yacs>=0.1.8"]
-    assert check_env.requirement_problems(wanted) == [
-        "setuptools<81,>=77 is wanted, 82.0.0 installed",
-        "yacs>=0.1.8 is not installed",
-    ]
+    monkeypatch.setattr(check_env.metadata, "requires", lambda name: wanted)
+    status, detail, _ = row("gridclip")
+    assert status == MISSING
+    assert detail == (
+        "setuptools<81,>=77 is wanted, 82.0.0 installed; yacs>=0.1.8 is wanted, nothing installed"
+    )
 
 
 def test_a_requirement_out_of_range_is_a_fault_of_gridclip(monkeypatch):
     monkeypatch.setattr(check_env.metadata, "requires", lambda name: ["numpy>=99"])
-    row = check_env.gridclip_row()
-    assert row.status == MISSING
-    assert "numpy>=99" in row.detail
+    status, detail, _ = row("gridclip")
+    assert status == MISSING
+    assert "numpy>=99" in detail
+
+
+def test_gridclip_on_the_path_alone_is_not_installed(distributions):
+    assert row("gridclip")[:2] == (MISSING, "not installed")
 
 
 def test_dataset_rows(monkeypatch, tmp_path):
@@ -145,37 +165,33 @@ def test_dataset_rows(monkeypatch, tmp_path):
     (tmp_path / "lvis").mkdir()
     (tmp_path / "lvis" / "lvis_v1_val.json").touch()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    status = {row.name: row.status for row in check_env.dataset_rows()}
-    assert status == {
-        "DETECTRON2_DATASETS": OK,
+    assert {name: row(name)[0] for name in check_env.DATASETS} == {
         "coco/train2017": OK,
         "coco/val2017": WARNING,
         "lvis/lvis_v1_train.json": WARNING,
         "lvis/lvis_v1_val.json": OK,
     }
+    assert all(row(name)[1].startswith(f"{tmp_path / name}") for name in check_env.DATASETS)
 
 
 def test_datasets_default_to_the_folder_datasets(monkeypatch, tmp_path):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     monkeypatch.chdir(tmp_path)
-    first, *files = check_env.dataset_rows()
-    assert first.detail.startswith("datasets ")
-    assert {row.status for row in files} == {WARNING}
+    for name in check_env.DATASETS:
+        assert row(name)[:2] == (WARNING, f"datasets/{name} is not there")
 
 
 def test_clip_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert check_env.clip_weights_row().status == WARNING
+    assert row("CLIP RN50")[0] == WARNING
     weights = tmp_path / ".cache" / "clip" / "RN50.pt"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"0" * 2_000_000)
-    row = check_env.clip_weights_row()
-    assert row.status == OK
-    assert row.detail == f"{weights}, 2 MB"
+    assert row("CLIP RN50") == (OK, f"{weights}, 2 MB", "")
 
 
 def test_missing_data_and_weights_only_warn(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    assert check_env.main() == 0
+    check_env.main()
     assert capsys.readouterr().out.count(WARNING) == 5

@@ -1,35 +1,12 @@
 import json
 
 import pytest
-import torch
 from detectron2.config import LazyConfig
 
 import compare_speed
-from benchmark import comparison, ratios
-from benchmark.contestants import fcos_like, from_config, lvis_faster_rcnn, post_processing
+from benchmark import ratios
+from benchmark.roster import CONFIGS, ONE_X, VILD
 from benchmark.tables import speed_table
-
-RATIOS = {
-    "inference_vild_over_gridclip_official",
-    "inference_vild_over_gridclip_matched",
-    "inference_vild_ensemble_over_gridclip_official",
-    "inference_vild_ensemble_over_gridclip_matched",
-    "training_step_vild_over_gridclip",
-    "training_total_vild_over_gridclip",
-    "inference_gridclip_over_fcos",
-    "inference_fasterrcnn_over_gridclip",
-    "inference_vild_over_gridclip_official_detectron2_nms",
-    "inference_vild_ensemble_over_gridclip_official_detectron2_nms",
-    "inference_gridclip_light_over_gridclip",
-    "inference_gridclip_bfloat16_over_gridclip",
-    "inference_gridclip_float16_over_gridclip",
-    "inference_gridclip_compiled_over_gridclip",
-    "training_step_gridclip_over_fcos",
-    "training_memory_gridclip_over_fcos",
-    "classifier_share_1203",
-    "classifier_share_21k",
-    "lvis_eval_api_over_ours",
-}
 
 
 @pytest.fixture
@@ -37,7 +14,7 @@ def tiny_configs(tmp_path, tiny_clip):
     """gridclip.yaml and vild.yaml: the production configs at a very small size."""
     paths = []
     for name, source in (("gridclip", "gridclip_r50_ov_1x"), ("vild", "vild_r50_ov")):
-        cfg = LazyConfig.load(str(comparison.CONFIGS / f"{source}.py"))
+        cfg = LazyConfig.load(str(CONFIGS / f"{source}.py"))
         cfg.clip.weights = str(tiny_clip)
         cfg.clip.text_embeddings = str(tmp_path / "not_there.safetensors")
         cfg.model.backbone.bottom_up.update(
@@ -97,67 +74,6 @@ def test_two_configs_are_compared_and_all_is_written(tiny_configs, tmp_path, cap
     )
 
 
-def test_names_of_the_default_ratios():
-    measured = {"classifier_share": 0.1}
-    inference = {"gridclip": measured, "gridclip_21k": {"classifier_share": 0.2}}
-    sections = dict.fromkeys(("training", "memory", "training_cost", "arithmetic"), {})
-    record = {"inference": inference, "lvis_evaluation": None, **sections}
-    inference["gridclip"].update(seconds=[1.0], p50=1.0)
-    stages = {"post-processing": 0.5}
-    inference["vild"] = {"seconds": [2.0], "p50": 2.0, "stages": stages}
-    inference["vild"].update(matched_seconds=[2.0], naive_post_processing=3.0)
-    inference["gridclip"]["matched_seconds"] = [1.0]
-    found = ratios.default_ratios(record)
-    assert set(found) == RATIOS
-    assert found["inference_vild_over_gridclip_official"] == 2
-    assert found["inference_vild_over_gridclip_official_detectron2_nms"] == 4.5
-    assert found["inference_vild_ensemble_over_gridclip_official_detectron2_nms"] is None
-    assert found["classifier_share_1203"] == 0.1 and found["classifier_share_21k"] == 0.2
-    assert found["lvis_eval_api_over_ours"] is None
-    record["lvis_evaluation"] = {"lvis_eval_api_over_ours": 7.0}
-    assert ratios.default_ratios(record)["lvis_eval_api_over_ours"] == 7
-
-
-def test_fcos_differs_from_gridclip_in_its_classes_alone():
-    fcos, gridclip = fcos_like(comparison.ONE_X), from_config(comparison.ONE_X)
-    assert fcos.num_classes == gridclip.num_classes == fcos.head.cls_score.out_channels == 1203
-    assert post_processing(fcos) == post_processing(gridclip)
-    for ours, theirs in (
-        (gridclip.backbone, fcos.backbone),
-        (gridclip.head.cls_subnet, fcos.head.cls_subnet),
-        (gridclip.head.bbox_subnet, fcos.head.bbox_subnet),
-    ):
-        shapes = [
-            {name: tuple(x.shape) for name, x in part.state_dict().items()}
-            for part in (ours, theirs)
-        ]
-        assert shapes[0] == shapes[1]
-        frozen = [[p.requires_grad for p in part.parameters()] for part in (ours, theirs)]
-        assert frozen[0] == frozen[1]
-
-
-def test_faster_rcnn_is_lviss_without_masks():
-    model = lvis_faster_rcnn()
-    assert not model.roi_heads.mask_on
-    assert model.roi_heads.box_predictor.cls_score.out_features == 1204
-    assert post_processing(model) == {
-        "proposals": 1000,
-        "test_score_thresh": 1e-4,
-        "test_nms_thresh": 0.5,
-        "test_topk_per_image": 300,
-    }
-
-
-@pytest.mark.slow
-def test_large_vocabulary_is_a_model_of_its_own(monkeypatch):
-    monkeypatch.setattr(comparison, "LARGE_VOCABULARY", 1500)
-    model = from_config(comparison.ONE_X).eval()
-    large = comparison.with_large_vocabulary(
-        model, [{"image": torch.randint(256, (3, 64, 64), dtype=torch.uint8)}]
-    )
-    assert model.num_classes == 1203 and large.num_classes == 1500
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,7 +85,7 @@ def test_large_vocabulary_is_a_model_of_its_own(monkeypatch):
     ],
 )
 def test_arguments(arguments, said, capsys):
-    names = {"one": comparison.ONE_X, "two": comparison.CONFIGS / "vild_r50_ov.py"}
+    names = {"one": ONE_X, "two": VILD}
     with pytest.raises(SystemExit):
         compare_speed.parse_args([*arguments.format(**names).split(), "--json", "speed.json"])
     assert said in capsys.readouterr().err

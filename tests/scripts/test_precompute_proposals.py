@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 
-import precompute_proposals as script
+import precompute as script
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.engine import GridCLIPCheckpointer
@@ -27,7 +27,7 @@ def run_folder(world, tiny_clip, tmp_path_factory):
 def arguments(run_folder, tmp_path):
     files = ["--config-file", run_folder / "config.yaml", "--weights", run_folder / "detector.pth"]
     options = ["--output", tmp_path / "proposals", "--max-proposals", 5, "--num-workers", 0]
-    return [str(argument) for argument in files + options]
+    return ["proposals", *map(str, files + options)]
 
 
 def replaced(arguments, option, value):
@@ -82,7 +82,9 @@ def test_mistakes_are_named(arguments, world, tiny_clip, tmp_path):
     ]:
         with pytest.raises(SystemExit, match=f"error: .*{message}"):
             script.main(replaced(arguments, option, value))
-    with pytest.raises(SystemExit, match="no dataset 'world_trian'; close names: world_train"):
+    with pytest.raises(
+        SystemExit, match="No data set 'world_trian' is registered; close names: world_train"
+    ):
         script.main([*arguments, "--dataset", "world_trian"])
 
 
@@ -93,7 +95,7 @@ def test_gridclip_has_no_proposals(arguments, world, tiny_clip, tmp_path):
     prepare_text_embeddings(cfg)
     GridCLIPCheckpointer(build_model(cfg), str(tmp_path)).save("gridclip")
     changed = replaced(arguments, "--config-file", tmp_path / "gridclip.yaml")
-    with pytest.raises(SystemExit, match="describes no ViLD"):
+    with pytest.raises(SystemExit, match="does not describe a ViLD"):
         script.main(replaced(changed, "--weights", tmp_path / "gridclip.pth"))
 
 

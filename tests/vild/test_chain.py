@@ -10,12 +10,12 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-import precompute_proposals as script
+import precompute as script
 from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
-from gridclip.data.region_store import RegionStore
 from gridclip.engine import do_eval_only, do_train
-from gridclip.engine.prepare import prepare_region_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import read_results
 from gridclip.predictor import Predictor
 from gridclip.text import TextEmbeddings
@@ -36,7 +36,7 @@ def chain(world, tiny_clip, tmp_path_factory):
     text = make("text", "text", max_iter=4, eval_period=0)
     do_train(text)
     LazyConfig.save(text, str(folder / "text.yaml"))
-    arguments = ["--config-file", str(folder / "text.yaml"), "--num-workers", "0"]
+    arguments = ["proposals", "--config-file", str(folder / "text.yaml"), "--num-workers", "0"]
     arguments += ["--weights", str(folder / "text" / "model_final.pth"), "--max-proposals", "5"]
     assert script.main(arguments) == 0
     return make
@@ -66,9 +66,9 @@ def test_trains_evaluates_and_answers_own_words(chain, variant, world):
     results = read_results(f"{cfg.train.output_dir}/results.json")
     assert results["iterations"] == 3
     assert {"AP", "APr", "APc", "APf", "AP_novel", "AP_base"} <= set(results["metrics"]["bbox"])
-    regions = RegionStore.open(cfg.clip.region_embeddings)
+    regions = EmbeddingStore.open(cfg.clip.region_embeddings)
     proposals = ProposalStore.open(cfg.clip.proposals)
-    assert regions.manifest.proposals_sha256 == proposals.digest()
+    assert regions.manifest.regions_sha256 == proposals.digest()
     assert np.array_equal(regions.lookup(7)[0], proposals.lookup(7)[0])
 
     weights = f"{cfg.train.output_dir}/model_final.pth"
@@ -95,7 +95,7 @@ def test_trains_evaluates_and_answers_own_words(chain, variant, world):
 def test_batches_carry_regions_and_no_novel_category(chain):
     cfg = chain("vild", "batches")
     prepare_text_embeddings(cfg)
-    prepare_region_embeddings(cfg)
+    prepare_embeddings(cfg)
     iterator, seen = iter(instantiate(cfg.dataloader.train)), Counter()
     for _ in range(6):
         for x in next(iterator):
@@ -108,8 +108,10 @@ def test_batches_carry_regions_and_no_novel_category(chain):
 def test_region_embeddings_want_proposals(chain, tmp_path):
     cfg = chain("vild", "no_proposals")
     cfg.clip.proposals = str(tmp_path / "none")
-    with pytest.raises(StoreError, match="(?s)precompute_proposals.*base categories.*train_net.py"):
-        prepare_region_embeddings(cfg)
+    with pytest.raises(
+        StoreError, match="(?s)precompute.py proposals.*base categories.*train_net.py"
+    ):
+        prepare_embeddings(cfg)
     assert not (tmp_path / "none").exists()
 
 
@@ -119,7 +121,7 @@ def test_region_embeddings_want_the_text_embeddings_teacher(chain, make_clip, tm
     cfg.clip.region_embeddings = str(tmp_path / "regions")
     TextEmbeddings.load(cfg.clip.text_embeddings)  # of the first teacher
     with pytest.raises(ValueError, match="is of CLIP model .*compute one of them anew"):
-        prepare_region_embeddings(cfg)
+        prepare_embeddings(cfg)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def store_proposals(model, records, tmp_path):
     def store(name="proposals", records=records, **changes):
         options = dict(weights_sha256="ab", augmentations=RESIZE, max_proposals=20, num_workers=0)
         path = tmp_path / name
-        options = options | dict(progress=False) | changes
+        options = options | changes
         return precompute_proposals(model, records, "toy", path, **options), path
 
     return store
@@ -47,7 +47,7 @@ def store_proposals(model, records, tmp_path):
 
 def test_proposals_are_the_generators_in_pixels_of_the_picture(model, records, store_proposals):
     report, path = store_proposals()
-    assert report.encoded == 3 and report.failures == ()
+    assert report.done == 3 and report.failures == ()
     store = ProposalStore.open(path)
     for record, (width, height) in zip(records, SIZES, strict=True):
         boxes, scores = store.lookup(record["image_id"])
@@ -110,12 +110,12 @@ def test_interrupted_run_goes_on_and_ranks_share(records, store_proposals, monke
         with pytest.raises(KeyboardInterrupt):
             store_proposals("cut")
     report, cut = store_proposals("cut")
-    assert report.encoded == 2
-    assert store_proposals("cut")[0].encoded == 0
+    assert report.done == 2
+    assert store_proposals("cut")[0].done == 0
 
     # Two ranks one after the other; each comes and goes on its own.
     monkeypatch.setattr("gridclip.data.array_store.comm.synchronize", lambda: None)
-    counts = [store_proposals("shared", rank=rank, world=2)[0].encoded for rank in (0, 1)]
+    counts = [store_proposals("shared", rank=rank, world=2)[0].done for rank in (0, 1)]
     assert counts == [2, 1]
     digests = {ProposalStore.open(p).digest() for p in (whole, cut, cut.with_name("shared"))}
     assert len(digests) == 1
@@ -128,12 +128,12 @@ def test_bad_pictures_are_reported_and_tried_again(records, store_proposals):
     records[2]["width"] += 1
     report, store_path = store_proposals()
     assert [failure.image_id for failure in report.failures] == [2, 3]
-    assert "SizeMismatchError" in report.failures[1].reason and report.encoded == 1
+    assert "SizeMismatchError" in report.failures[1].reason and report.done == 1
     with pytest.raises(StoreError, match="image id 2"):
         ProposalStore.open(store_path)
     open(path, "wb").write(whole)
     records[2]["width"] -= 1
-    assert store_proposals()[0].encoded == 2
+    assert store_proposals()[0].done == 2
     ProposalStore.open(store_path)
 
 

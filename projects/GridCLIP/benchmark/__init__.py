@@ -1,1 +1,1 @@
-"""Speed, memory and arithmetic of GridCLIP beside other detectors, measured in one run."""
+"""Measurements of GridCLIP and of other detectors: time, memory, arithmetic and cost."""

@@ -15,8 +15,8 @@ def count_arithmetic(model: nn.Module, picture: dict) -> dict:
         picture: one input of its forward pass.
 
     Returns:
-        "parameters"; "gmac" and "gmac_by_stage", 1e9 multiply-adds (fvcore's flops); and
-        "unsupported_ops", the operations that are not in them and how often they occur.
+        "parameters", their number; "gmac" and "gmac_by_stage", in 1e9 multiply-adds (which fvcore
+        calls flops); "unsupported_ops", how often each operation occurs that fvcore cannot count.
     """
     flops = FlopCountAnalysis(model, [picture])
     flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -27,6 +27,7 @@ def count_arithmetic(model: nn.Module, picture: dict) -> dict:
         if f.attribute == "forward" and f.owner in names
     }
     counts = flops.by_module()
+    # A stage's own count is without the stages within it.
     own = {name: counts[f"model.{name}"] for name in stages}
     for name in stages:
         outer = [other for other in stages if name.startswith(f"{other}.")]
@@ -36,7 +37,7 @@ def count_arithmetic(model: nn.Module, picture: dict) -> dict:
     for name, stage in stages.items():
         by_stage[stage] += own[name] / 1e9
     total = flops.total() / 1e9
-    # GridCLIP's folded classifier is no module, and nothing else multiplies outside of modules.
+    # What is left belongs to GridCLIP's folded classifier, which is not a module.
     by_stage["classifier"] = by_stage.get("classifier", 0.0) + total - sum(by_stage.values())
     return {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,61 +1,31 @@
-"""The whole comparison of detectors: who takes part, what is measured, the record of it."""
+"""The whole comparison of detectors: what is measured, in order, and the record of it."""
 
-import argparse
 import copy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.config import LazyConfig
-from torch import nn
+from torch import Tensor, nn
 
-from benchmark import lvis_evaluation, ratios, teacher_passes
-from benchmark.arithmetic import count_arithmetic
-from benchmark.contestants import (
-    Contestant,
-    fcos_like,
-    from_config,
-    load_config,
-    lvis_faster_rcnn,
-    post_processing,
-    random_text_embeddings,
-    torchvision_fcos,
-)
-from benchmark.cost import training_costs
-from benchmark.environment import environment
-from benchmark.inference import InferenceRuns, measure_inference
-from benchmark.inputs import REGIONS, inference_batches, random_pictures, read_pictures
-from benchmark.memory import measure_memory
-from benchmark.random_weights import calibrate_scores
-from benchmark.training import TrainingStep, autocast, measure_training
 from gridclip.modeling import optimize_for_inference
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs/lvis"
-ONE_X = CONFIGS / "gridclip_r50_ov_1x.py"
-CONTESTANTS = [
-    Contestant("gridclip", "GridCLIP R50", from_config, ONE_X),
-    Contestant(
-        "gridclip_light",
-        "GridCLIP R50, light towers",
-        from_config,
-        CONFIGS / "gridclip_r50_ov_light_1x.py",
-    ),
-    Contestant("vild", "ViLD R50", from_config, CONFIGS / "vild_r50_ov.py"),
-    Contestant("vild_ensemble", "ViLD-ensemble R50", from_config, CONFIGS / "vild_ens_r50_ov.py"),
-    Contestant("fcos", "FCOS, same backbone and towers", fcos_like, ONE_X),
-    Contestant("faster_rcnn", "LVIS Faster R-CNN R50", lvis_faster_rcnn),
-    Contestant("torchvision_fcos", "torchvision FCOS R50, 91 classes", torchvision_fcos),
-]
-QUICK_LEAVES_OUT = ("gridclip_light", "torchvision_fcos")
-# Whose step each schedule repeats. The first is what the others are compared with.
-SCHEDULES = {
-    "gridclip_1x": ("gridclip", ONE_X),
-    "gridclip_2x": ("gridclip", CONFIGS / "gridclip_r50_ov_2x.py"),
-    "vild_official": ("vild", CONFIGS / "vild_r50_ov.py"),
-    "vild_20_epochs": ("vild", CONFIGS / "vild_r50_ov_20ep.py"),
-}
-LARGE_VOCABULARY = 21_841  # ImageNet-21k's
-LVIS_IMAGES = 2000  # of the evaluators' job
-# Options of inference whose effect on GridCLIP is measured beside the plain one.
+from . import lvis_evaluation, ratios, teacher_passes
+from .arithmetic import count_arithmetic
+from .contestants import Contestant, load_config, post_processing, random_text_embeddings
+from .cost import training_costs
+from .environment import environment
+from .inference import InferenceRuns, measure_inference
+from .inputs import REGIONS, inference_batches, random_pictures, read_pictures
+from .memory import measure_memory
+from .random_weights import calibrate_scores
+from .roster import default_roster, roster_of
+from .training import TrainingStep, autocast, measure_training
+
+LARGE_VOCABULARY = 21_841  # categories of ImageNet-21k
+LVIS_IMAGES = 2000  # in the comparison of the evaluators
+# Each is measured on GridCLIP beside plain inference.
 INFERENCE_OPTIONS = {
     "bfloat16": dict(dtype=torch.bfloat16),
     "float16": dict(dtype=torch.float16),
@@ -63,62 +33,69 @@ INFERENCE_OPTIONS = {
 }
 
 
-def choose_contestants(args: argparse.Namespace) -> tuple[list[Contestant], dict]:
-    """Who is compared, and the schedules of their trainings."""
-    if not args.config_file:
-        left_out = QUICK_LEAVES_OUT if args.quick else ()
-        return [c for c in CONTESTANTS if c.key not in left_out], SCHEDULES
-    weights = args.weights or [None] * len(args.config_file)
-    chosen = [
-        Contestant(path.stem, path.stem, from_config, path, checkpoint)
-        for path, checkpoint in zip(args.config_file, weights, strict=True)
-    ]
-    return chosen, {c.key: (c.key, c.config) for c in chosen}
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how.
+
+    Attributes:
+        configs: the detectors; empty: the default ones.
+        weights: a checkpoint for each config; None: random weights.
+        image_dir: a folder of pictures; None: random pictures.
+        size: height and width of a picture in pixels.
+        batch_size: pictures in a batch, in inference and in training.
+        runs: counted runs of inference; of training there are half as many.
+        device, dtype: as torch names them, for instance "cpu" and "float32".
+        compile: use torch.compile in inference.
+        quick: compare fewer detectors and measure less.
+    """
+
+    configs: list[Path]
+    weights: list[str] | None
+    image_dir: Path | None
+    size: tuple[int, int]
+    batch_size: int
+    runs: int
+    device: str
+    dtype: str
+    compile: bool
+    quick: bool
 
 
-def compare(args: argparse.Namespace) -> dict:
-    """The record that is written as JSON."""
-    contestants, schedules = choose_contestants(args)
-    height, width = args.size
+def compare(settings: Settings) -> dict:
+    """Measure everything; returns the record that is written as JSON."""
+    if settings.configs:
+        chosen = roster_of(settings.configs, settings.weights, settings.dtype)
+    else:
+        chosen = default_roster(settings.dtype, settings.quick)
+    contestants = chosen.contestants
     pictures = (
-        read_pictures(args.image_dir, height, width)
-        if args.image_dir
-        else random_pictures(4, height, width)
+        read_pictures(settings.image_dir, *settings.size)
+        if settings.image_dir
+        else random_pictures(4, *settings.size)
     )
-    batches = inference_batches(pictures, args.batch_size)
-    to_train = in_memory = [c for c in contestants if c.config is not None]
-    if args.quick and not args.config_file:
-        to_train = [c for c in to_train if c.key != "vild_ensemble"]
-        in_memory = [c for c in to_train if c.key != "vild"]
-    if args.dtype != "float32":  # in which alone detectron2's FCOS can train
-        to_train, in_memory = (
-            [c for c in part if c.factory is not fcos_like] for part in (to_train, in_memory)
-        )
+    batches = inference_batches(pictures, settings.batch_size)
     training_pictures = [x["image"] for x in batches[0]]
     record = {
-        "setup": {
-            "size": [height, width],
-            "pictures": str(args.image_dir or "random"),
-            **{k: getattr(args, k) for k in ("batch_size", "runs", "dtype", "compile", "quick")},
-            **environment(args.device),
-        },
-        "memory": measure_memory(in_memory, training_pictures, args.device, args.dtype),
+        "setup": describe_setup(settings),
+        "memory": measure_memory(
+            chosen.in_memory, training_pictures, settings.device, settings.dtype
+        ),
     }
-    models = {c.key: c.build(batches[0], args.device) for c in contestants}
+    models = {c.key: c.build(batches[0], settings.device) for c in contestants}
     record["contestants"] = {c.key: describe(c, models[c.key]) for c in contestants}
     record["arithmetic"] = {k: count_arithmetic(m, batches[0][0]) for k, m in models.items()}
-    record["inference"] = run_inference(args, contestants, models, batches)
-    record["training"] = run_training(args, to_train, models, training_pictures)
-    record["teacher_passes"] = measure_teacher(to_train[0].config, args)
+    record["inference"] = run_inference(settings, contestants, models, batches)
+    record["training"] = run_training(settings, chosen.to_train, models, training_pictures)
+    record["teacher_passes"] = measure_teacher(chosen.to_train[0].config, settings)
     record["training_cost"] = training_costs(
-        schedules, record["training"], record["teacher_passes"]["per_image"]
+        chosen.schedules, record["training"], record["teacher_passes"]["per_image"]
     )
     record["lvis_evaluation"] = None
-    if args.config_file:
+    if settings.configs:
         names = ratios.over_first([c.key for c in contestants])
         record["ratios"] = {name: ratios.evaluate(record, ratio) for name, ratio in names.items()}
     else:
-        if not args.quick:
+        if not settings.quick:
             record["lvis_evaluation"] = lvis_evaluation.measure(LVIS_IMAGES)
         names = ratios.DEFAULT
         record["ratios"] = ratios.default_ratios(record)
@@ -126,8 +103,21 @@ def compare(args: argparse.Namespace) -> dict:
     return record
 
 
+def describe_setup(settings: Settings) -> dict:
+    return {
+        "size": list(settings.size),
+        "pictures": str(settings.image_dir or "random"),
+        "batch_size": settings.batch_size,
+        "runs": settings.runs,
+        "dtype": settings.dtype,
+        "compile": settings.compile,
+        "quick": settings.quick,
+        **environment(settings.device),
+    }
+
+
 def describe(contestant: Contestant, model: nn.Module) -> dict:
-    """What the figures of a detector depend on."""
+    """The facts that a detector's figures depend on."""
     facts = {
         "title": contestant.title,
         "weights": contestant.weights or "random, calibrated",
@@ -140,63 +130,89 @@ def describe(contestant: Contestant, model: nn.Module) -> dict:
     return facts
 
 
-def run_inference(
-    args: argparse.Namespace,
+class Variant(NamedTuple):
+    """A model and the options of ``optimize_for_inference`` that it runs with."""
+
+    title: str
+    model: nn.Module
+    options: dict
+
+
+def inference_variants(
+    settings: Settings,
     contestants: list[Contestant],
     models: dict[str, nn.Module],
-    batches: list[list[dict]],
-) -> dict[str, dict]:
-    titles = {c.key: c.title for c in contestants}
-    chosen = dict(models)
-    options = dict.fromkeys(models, dict(dtype=getattr(torch, args.dtype), compile=args.compile))
-    if not args.config_file:
-        chosen["gridclip_21k"] = with_large_vocabulary(models["gridclip"], batches[0])
-        options["gridclip_21k"] = options["gridclip"]
-        titles["gridclip_21k"] = f"GridCLIP R50, {LARGE_VOCABULARY:,} categories"
-        for name, option in ({} if args.quick else INFERENCE_OPTIONS).items():
-            chosen[f"gridclip_{name}"] = models["gridclip"]
-            options[f"gridclip_{name}"] = options["gridclip"] | option
-            titles[f"gridclip_{name}"] = f"GridCLIP R50, {name}"
-    thresholds = [
-        settings["test_score_thresh"]
-        for c in contestants
-        if c.config and (settings := post_processing(models[c.key]))
-    ]
-    runs = {
-        key: InferenceRuns(
-            optimize_for_inference(model, **options[key]), args.device, max(thresholds)
-        )
-        for key, model in chosen.items()
-    }
-    measure_inference(runs, batches, args.runs)
-    return {key: {"title": titles[key], **run.summary()} for key, run in runs.items()}
+    inputs: list[dict],
+) -> dict[str, Variant]:
+    """All detectors; in the default comparison also GridCLIP with more categories and options."""
+    plain = {"dtype": getattr(torch, settings.dtype), "compile": settings.compile}
+    variants = {c.key: Variant(c.title, models[c.key], plain) for c in contestants}
+    if settings.configs:
+        return variants
+    gridclip = models["gridclip"]
+    title = f"GridCLIP R50, {LARGE_VOCABULARY:,} categories"
+    variants["gridclip_21k"] = Variant(title, with_large_vocabulary(gridclip, inputs), plain)
+    if not settings.quick:
+        for name, option in INFERENCE_OPTIONS.items():
+            variant = Variant(f"GridCLIP R50, {name}", gridclip, plain | option)
+            variants[f"gridclip_{name}"] = variant
+    return variants
 
 
 def with_large_vocabulary(gridclip: nn.Module, inputs: list[dict]) -> nn.Module:
+    """A copy with ``LARGE_VOCABULARY`` random categories, calibrated to ``inputs``."""
     model = copy.deepcopy(gridclip)
     model.set_vocabulary(random_text_embeddings(LARGE_VOCABULARY, model.classifier.embed_dim))
     calibrate_scores(model, inputs)
     return model
 
 
-def run_training(
-    args: argparse.Namespace,
+def run_inference(
+    settings: Settings,
     contestants: list[Contestant],
     models: dict[str, nn.Module],
-    pictures: list[torch.Tensor],
+    batches: list[list[dict]],
 ) -> dict[str, dict]:
-    amp = autocast(args.device, args.dtype)
+    variants = inference_variants(settings, contestants, models, batches[0])
+    # GridCLIP's score threshold, as ViLD's is 0.
+    threshold = max(
+        post_processing(models[c.key])["test_score_thresh"]
+        for c in contestants
+        if c.config is not None
+    )
+    runs = {
+        key: InferenceRuns(
+            optimize_for_inference(variant.model, **variant.options), settings.device, threshold
+        )
+        for key, variant in variants.items()
+    }
+    measure_inference(runs, batches, settings.runs)
+    return {key: {"title": variants[key].title, **run.summary()} for key, run in runs.items()}
+
+
+def run_training(
+    settings: Settings,
+    contestants: list[Contestant],
+    models: dict[str, nn.Module],
+    pictures: list[Tensor],
+) -> dict[str, dict]:
+    amp = autocast(settings.device, settings.dtype)
     steps = {c.key: TrainingStep(models[c.key], c.config, pictures, amp) for c in contestants}
     gridclip = "gridclip" if "gridclip" in steps else None
-    return measure_training(steps, max(1, args.runs // 2), args.device, image_level_of=gridclip)
+    runs = max(1, settings.runs // 2)
+    return measure_training(steps, runs, settings.device, image_level_of=gridclip)
 
 
-def measure_teacher(config: Path, args: argparse.Namespace) -> dict:
-    """Seconds a picture of the teacher's passes; its weights do not matter, its sizes do."""
+def measure_teacher(config: Path, settings: Settings) -> dict:
+    """Seconds that the teacher's passes take for one picture.
+
+    Its sizes are those of the config; its weights may be random, as time does not depend on them.
+    Fewer regions than ``REGIONS`` are measured and extrapolated.
+    """
     clip = LazyConfig.load(str(config)).clip.weights
     source = f"random-{clip}" if clip.startswith("clip://") else clip
-    regions = 8 if args.quick else 64
-    record = teacher_passes.measure(source, args.device, 1, regions)
+    regions = 8 if settings.quick else 64
+    record = teacher_passes.measure(source, settings.device, 1, regions)
     record["per_image"] = {
         name: {"seconds": measured["seconds"] * (REGIONS / regions if name == "regions" else 1)}
         for name, measured in record["per_image"].items()

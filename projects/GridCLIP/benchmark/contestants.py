@@ -1,4 +1,4 @@
-"""The detectors that are compared, built from configs or as their packages build them."""
+"""How each detector of the comparison is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from .random_weights import calibrate_norms, calibrate_scores
 
 @dataclass(frozen=True)
 class Contestant:
-    """A detector in a form that another process can build anew.
+    """A description from which any process can build the detector.
 
     Attributes:
         key: its name in JSON.
         title: its name for people.
         factory: makes the model from ``config``, with random weights.
-        config: a LazyConfig's file, of the model, optimizer and schedule; None: it can't be
-            trained here.
-        weights: a checkpoint of the trained detector; None: random.
+        config: the file of a LazyConfig with the model, the optimizer and the schedule; None: the
+            comparison does not train this detector.
+        weights: a checkpoint; None: random weights.
     """
 
     key: str
@@ -40,14 +40,13 @@ class Contestant:
     config: Path | None = None
     weights: str | None = None
 
-    def build(self, inputs: list[dict], device: str, seed: int = 0) -> nn.Module:
-        """The model on its device, in evaluation mode.
+    def build(self, inputs: list[dict], device: str) -> nn.Module:
+        """The model on ``device``, in evaluation mode.
 
         Args:
-            inputs: pictures, to which random weights are adapted: norms are calibrated, and about
-                as many (box, category) pairs pass the score threshold in every detector.
+            inputs: pictures to which random weights are calibrated.
         """
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = self.factory(self.config).to(device).eval()
         if self.weights:
             GridCLIPCheckpointer(model).load(self.weights)
@@ -71,10 +70,11 @@ def post_processing(model: nn.Module) -> dict[str, float]:
 
 
 def load_config(path: Path) -> DictConfig:
-    """
+    """Read the config of GridCLIP or ViLD.
+
     Raises:
-        FileNotFoundError: there is no such config.
-        ValueError: it is not of a detector that classifies by text embeddings.
+        FileNotFoundError: the file does not exist.
+        ValueError: the config's model has no text classifier.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No config at {path}: see projects/GridCLIP/configs.")
@@ -85,7 +85,7 @@ def load_config(path: Path) -> DictConfig:
 
 
 def text_embeddings(cfg: DictConfig) -> TextEmbeddings:
-    """Of the config's file, or random ones for its categories where that is missing."""
+    """The file that the config names, or random embeddings of its categories without the file."""
     file = Path(cfg.model.classifier.text_embeddings)
     if file.is_file():
         return TextEmbeddings.load(file)
@@ -94,13 +94,14 @@ def text_embeddings(cfg: DictConfig) -> TextEmbeddings:
 
 
 def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
-    """``count`` categories with random unit vectors of width ``dim``, the same every time."""
+    """A unit vector of width ``dim`` for each of ``count`` categories, the same in every call."""
     table = torch.randn(count, dim, generator=torch.Generator().manual_seed(count))
     names = tuple(f"category {i}" for i in range(count))
     return TextEmbeddings(names, F.normalize(table, dim=1), (), "random", "")
 
 
 def from_config(config: Path) -> nn.Module:
+    """GridCLIP or ViLD."""
     cfg = load_config(config)
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
     classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings(cfg)}
@@ -108,8 +109,10 @@ def from_config(config: Path) -> nn.Module:
 
 
 def fcos_like(config: Path) -> nn.Module:
-    """detectron2's closed-set FCOS with the backbone, neck, towers, number of categories and
-    post-processing of a GridCLIP config."""
+    """detectron2's FCOS, which has a closed set of classes.
+
+    Backbone, neck, towers, number of categories and post-processing are those of a GridCLIP config.
+    """
     cfg = load_config(config)
     num_classes, cfg = len(text_embeddings(cfg)), cfg.model
     backbone = instantiate(cfg.backbone)
@@ -141,13 +144,14 @@ def lvis_faster_rcnn(_: None = None) -> nn.Module:
 
 
 def torchvision_fcos(_: None = None) -> nn.Module:
+    """torchvision's FCOS R50 with COCO's 91 classes; it does not resize pictures."""
     return TorchvisionDetector(
         fcos_resnet50_fpn(weights=None, weights_backbone=None, _skip_resize=True)
     )
 
 
 class TorchvisionDetector(nn.Module):
-    """A detector of torchvision with detectron2's inputs and outputs, for inference."""
+    """Gives a detector of torchvision detectron2's inputs and outputs, for inference only."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a whole training costs, and which part of a ratio comes from where."""
+"""What a whole training costs, and which factors the ratio of two trainings comes from."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ LVIS_TRAIN_IMAGES = 100_170
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Seconds of a training: the teacher's passes once, then a step for every image.
+    """The teacher's passes, made once, and a training step for every image that is seen.
 
     Attributes:
-        teacher_seconds: over the whole training set.
-        images_seen: by the schedule.
-        seconds_per_image: of a step.
+        teacher_seconds: for the whole training set.
+        images_seen: training images that the schedule shows, repetitions counted.
+        seconds_per_image: seconds of a step by its batch size.
     """
 
     teacher_seconds: float
@@ -33,10 +33,10 @@ class TrainingCost:
 
 
 def decompose(slow: TrainingCost, fast: TrainingCost) -> dict[str, float]:
-    """The ratio of two totals as a product of three.
+    """Split the ratio of two totals into three factors, whose product is "total".
 
-    ``slow`` is given the step, the schedule and the teacher of ``fast``, one after the other; each
-    factor is what that saves. (In another order the factors differ a little, not the product.)
+    The slow training is given the fast one's step, then its schedule, then its teacher. A factor is
+    what that replacement saves. In another order the factors would differ a little.
     """
     step = TrainingCost(slow.teacher_seconds, slow.images_seen, fast.seconds_per_image)
     schedule = TrainingCost(slow.teacher_seconds, fast.images_seen, fast.seconds_per_image)
@@ -51,12 +51,13 @@ def decompose(slow: TrainingCost, fast: TrainingCost) -> dict[str, float]:
 def training_costs(
     schedules: dict[str, tuple[str, Path]], training: dict[str, dict], passes: dict[str, dict]
 ) -> dict[str, dict]:
-    """The costs of schedules, each but the first with its ratio to the first, decomposed.
+    """The cost of each schedule, and over which factors it exceeds the first one's.
 
     Args:
-        schedules: by name, whose step they repeat and the config that says how often.
-        training: by detector, what ``measure_training`` returns; other schedules are left out.
-        passes: by window set or "regions", the "seconds" of the teacher's pass over a picture.
+        schedules: by name, the detector whose step is repeated and the config of the schedule.
+        training: by detector, what ``measure_training`` returns. Schedules of detectors that are
+            not in it are left out.
+        passes: by window set or "regions", the "seconds" that the teacher takes for one picture.
     """
     costs = {
         name: TrainingCost(
@@ -76,19 +77,15 @@ def training_costs(
 
 
 def images_seen(config: Path) -> int:
-    """Steps times batch of a config's schedule."""
+    """Training steps times batch size, both from a config."""
     cfg = LazyConfig.load(str(config))
     return cfg.train.max_iter * cfg.dataloader.train.total_batch_size
 
 
 def _teacher_seconds(cfg: DictConfig, passes: dict[str, dict]) -> float:
-    mapper = cfg.dataloader.train.mapper
-    if mapper.get("region_embeddings"):
-        names = ["regions"]
-    elif mapper.get("image_embeddings"):
-        names = cfg.clip.windows.split("+")
-    else:
+    if not cfg.dataloader.train.mapper.get("embeddings"):
         return 0.0
+    names = ["regions"] if cfg.clip.get("proposals") else cfg.clip.windows.split("+")
     dataset = cfg.clip.image_dataset
     images = LVIS_TRAIN_IMAGES if dataset == "lvis_v1_train" else len(DatasetCatalog.get(dataset))
     return images * sum(passes[name]["seconds"] for name in names)

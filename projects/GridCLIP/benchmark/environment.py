@@ -1,4 +1,4 @@
-"""On what a measurement was made."""
+"""A description of the machine and the software that a measurement was made with."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ def environment(device: str) -> dict:
 
 
 def processor_name(device: str) -> str:
-    """The GPU's or the CPU's model."""
+    """The model of the GPU or CPU, as its driver or the system calls it."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""Seconds an image of inference, in turn: each run goes through all detectors."""
+"""Seconds an image of inference. The detectors take turns: each run goes through all of them."""
 
 import statistics
 from collections.abc import Iterator
@@ -18,24 +18,26 @@ from .stages import STAGES, StageClock, timed_stages
 
 
 class InferenceRuns:
-    """What a detector's runs took.
+    """The measurements of one detector, run by run.
 
-    The *official* post-processing is the model's own. ViLD's has no score threshold; its *matched*
-    one, with GridCLIP's, is timed on the outputs of the same forward pass.
+    The *official* post-processing is the detector's own. ViLD's has no score threshold. Its
+    *matched* post-processing has GridCLIP's, and is timed on the outputs of the same forward pass.
+    For other detectors the two are the same.
 
     Attributes:
-        seconds, matched: an image, with the official and the matched post-processing, by run.
-        stages: by stage, an image, by run.
-        detections: an image, by run.
-        candidates, matched_candidates: (box, category) pairs of an image that NMS was given.
-        naive_post_processing: seconds an image of detectron2's own function in place of ViLD's.
+        seconds, matched: seconds an image with either post-processing, by run.
+        stages: seconds an image by stage, by run.
+        detections: number an image, by run.
+        candidates, matched_candidates: number of (box, category) pairs an image that go to NMS.
+        naive_post_processing: seconds an image of detectron2's own function in place of ViLD's
+            faster one; None for other detectors.
     """
 
     def __init__(self, model: nn.Module, device: str, matched_threshold: float):
         """
         Args:
             model: in evaluation mode.
-            matched_threshold: of scores, in the matched post-processing.
+            matched_threshold: the score threshold of the matched post-processing.
         """
         self.model, self.device, self.matched_threshold = model, device, matched_threshold
         self.seconds: list[float] = []
@@ -47,7 +49,7 @@ class InferenceRuns:
 
     @torch.inference_mode()
     def warm_up(self, batch: list[dict]) -> None:
-        """One run whose time does not count."""
+        """One run whose time does not count. It counts candidates and times the naive NMS."""
         clock = StageClock(self.device)
         with self._captured_outputs() as outputs, counted_candidates(clock) as counts:
             self._run(batch, clock)
@@ -63,8 +65,9 @@ class InferenceRuns:
 
     @torch.inference_mode()
     def run(self, batch: list[dict]) -> None:
+        """One run that counts."""
         clock = StageClock(self.device)
-        if clock.on_cuda:  # stages wait for one another there: the whole is timed by itself
+        if clock.on_cuda:  # the clock synchronizes at every stage, so the whole is timed alone
             whole = StageClock(self.device)
             with whole.stage("other"):
                 self.model(batch)
@@ -81,7 +84,7 @@ class InferenceRuns:
         self.detections.append(sum(len(x["instances"]) for x in results) / len(batch))
 
     def summary(self) -> dict:
-        """Medians, and all runs."""
+        """What is written as JSON: medians, and the seconds of every run."""
         p50, p90 = np.quantile(self.seconds, [0.5, 0.9]).tolist()
         stages = {stage: statistics.median(values) for stage, values in self.stages.items()}
         return {
@@ -100,7 +103,7 @@ class InferenceRuns:
         }
 
     def share(self, *stages: str) -> float:
-        """Their part of the whole, in the median run."""
+        """The median over the runs of the stages' share in the whole time."""
         wholes = [sum(values) for values in zip(*self.stages.values(), strict=True)]
         parts = zip(*(self.stages[stage] for stage in stages), strict=True)
         return median_ratio([sum(values) for values in parts], wholes)
@@ -111,7 +114,7 @@ class InferenceRuns:
 
     @contextmanager
     def _captured_outputs(self) -> Iterator[list[tuple]]:
-        """Keeps what ViLD's post-processing is given; nothing for other detectors."""
+        """Collects the arguments of ViLD's post-processing; stays empty for other detectors."""
         captured: list[tuple] = []
         if not isinstance(self.model, ViLD):
             yield captured
@@ -138,9 +141,9 @@ class InferenceRuns:
 
 @contextmanager
 def counted_candidates(clock: StageClock) -> Iterator[list[int]]:
-    """Fills a list with the number of boxes of every NMS but those of region proposals."""
+    """Collects the number of boxes that each NMS gets, except for that of region proposals."""
     counts: list[int] = []
-    batched_nms = box_ops.batched_nms  # detectron2's calls it, too
+    batched_nms = box_ops.batched_nms  # detectron2's function of that name calls this one
 
     def count(boxes, *arguments):
         if clock.current != "proposals":
@@ -154,7 +157,7 @@ def counted_candidates(clock: StageClock) -> Iterator[list[int]]:
 def measure_inference(
     detectors: dict[str, InferenceRuns], batches: list[list[dict]], runs: int
 ) -> None:
-    """Fill ``detectors``, by turns, after a warm-up of each; who is first changes every run."""
+    """Fill ``detectors``: a warm-up of each, then runs by turns, each begun by another detector."""
     order = list(detectors.values())
     with tqdm(total=len(order) * (runs + 1), desc="inference", unit="run") as bar:
         for detector in order:
@@ -168,5 +171,5 @@ def measure_inference(
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Run by run, so that a drift of the machine's speed cancels."""
+    """The median of the ratios run by run, in which a drift of the machine's speed cancels."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))

@@ -1,4 +1,4 @@
-"""Pictures for inference, and batches for training with as many boxes as LVIS has."""
+"""Pictures for inference, and training batches with about as many boxes an image as LVIS."""
 
 import itertools
 from pathlib import Path
@@ -9,17 +9,17 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from gridclip.data.windows import windows
+from gridclip.data.regions import windows
 from gridclip.predictor import read_picture
 
 BOXES = 12  # LVIS train has 12.7 an image
 NEGATIVES = 10
-REGIONS = 300  # ViLD's proposals of an image
+REGIONS = 300  # ViLD's precomputed proposals an image
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def random_pictures(count: int, height: int, width: int, seed: int = 0) -> list[Tensor]:
-    """Clouds of colour with rectangles of all sizes; (3, height, width) uint8."""
+    """(3, height, width) uint8 each: clouds of colour with rectangles of many sizes on them."""
     generator = torch.Generator().manual_seed(seed)
     pictures = []
     for _ in range(count):
@@ -33,7 +33,7 @@ def random_pictures(count: int, height: int, width: int, seed: int = 0) -> list[
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) XYXY in pixels, sides from 3% to 60% of the picture's, log-uniform."""
+    """(count, 4) XYXY in pixels; sides are 3% to 60% of the picture's, log-uniform."""
     extent = torch.tensor([width, height])
     sizes = 0.03 * 20 ** torch.rand(count, 2, generator=generator)
     corners = torch.rand(count, 2, generator=generator) * (1 - sizes)
@@ -41,10 +41,12 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
 
 
 def read_pictures(folder: Path, height: int, width: int) -> list[Tensor]:
-    """The pictures of a folder, (3, H, W) uint8, scaled into height x width (or turned by 90°).
+    """The pictures of a folder, (3, H, W) uint8 RGB.
+
+    Each is scaled to fit into height x width, or into width x height if it is upright.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: the folder has no pictures.
     """
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in _SUFFIXES)
     if not files:
@@ -59,23 +61,21 @@ def read_pictures(folder: Path, height: int, width: int) -> list[Tensor]:
 
 
 def inference_batches(pictures: list[Tensor], batch_size: int) -> list[list[dict]]:
-    """All pictures in batches, the last filled up from the start."""
+    """All pictures in batches; the last batch is filled up with the first pictures."""
     count = -(-len(pictures) // batch_size)
     endless = itertools.cycle(pictures)
     return [[{"image": next(endless)} for _ in range(batch_size)] for _ in range(count)]
 
 
-def training_batch(
-    model: nn.Module, pictures: list[Tensor], window_set: str, seed: int = 0
-) -> list[dict]:
-    """Random boxes of base categories, and all that GridCLIP and ViLD learn from besides.
+def training_batch(model: nn.Module, pictures: list[Tensor], window_set: str) -> list[dict]:
+    """Pictures with random values for everything that GridCLIP and ViLD learn from.
 
     Args:
-        model: sets the number of categories and the width of embeddings; a closed-set detector has
-            no use for the latter.
-        window_set: what the image embeddings are of.
+        model: gives the number of categories, which of them are novel and so never annotated, and
+            the width of the embeddings.
+        window_set: the windows that have an image embedding, as ``windows`` names the sets.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     classifier = getattr(model, "classifier", None)
     embed_dim = classifier.embed_dim if classifier else 1
     classes = torch.arange(model.num_classes)

@@ -1,8 +1,8 @@
-"""Peak memory of a training step above what model and optimizer state take, each detector in a
-process of its own.
+"""Peak memory of a training step, above that of the model and the optimizer's state.
 
-Tensors: on a CPU as torch.profiler counts them, on CUDA as its allocator does. The resident set has
-allocator and oneDNN's scratch memory in it.
+Each detector is measured in a process of its own. The memory of tensors is what torch.profiler
+counts on a CPU, and what the allocator counts on CUDA. The resident set also holds the allocator's
+reserve and oneDNN's scratch memory.
 """
 
 import ctypes
@@ -28,10 +28,13 @@ from .training import TrainingStep, autocast
 def measure_memory(
     contestants: list[Contestant], pictures: list[Tensor], device: str, dtype: str
 ) -> dict[str, dict[str, float]]:
-    """By detector, peaks in MiB: "tensors" and "resident_set".
+    """The peaks in MiB, "tensors" and "resident_set", by detector.
+
+    Args:
+        pictures: (3, H, W) uint8, the batch of the step.
 
     Raises:
-        RuntimeError: a process failed; it has said why.
+        RuntimeError: the process of a detector failed; it has printed why.
     """
     context = multiprocessing.get_context("spawn")
     peaks = {}
@@ -39,7 +42,7 @@ def measure_memory(
         queue = context.SimpleQueue()
         arguments = (contestant, [p.numpy() for p in pictures], device, dtype, queue)
         process = context.Process(target=_measure_one, args=arguments)
-        # The profiler reports as an error that there is no GPU.
+        # Without this the profiler logs an error where there is no GPU.
         with patch.dict(os.environ, KINETO_LOG_LEVEL="5"):
             process.start()
         process.join()
@@ -57,7 +60,7 @@ def _measure_one(contestant: Contestant, pictures: list, device: str, dtype: str
     def run() -> None:
         step(StageClock(device))
 
-    run()  # makes the optimizer's state, which stays
+    run()  # the first step makes the optimizer's state
     _trim()
     resident = peak_resident(run)
     on_cuda = torch.device(device).type == "cuda"
@@ -66,14 +69,14 @@ def _measure_one(contestant: Contestant, pictures: list, device: str, dtype: str
 
 
 def _trim() -> None:
-    """Give back to the system what was freed, where the C library can."""
+    """Return freed memory to the system, if the C library has a function for that."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def peak_cuda(run: Callable[[], None]) -> int:
-    """Bytes of CUDA tensors made during ``run`` and alive at once, at most."""
+    """Most bytes that CUDA tensors made during ``run`` hold at once."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
@@ -81,7 +84,7 @@ def peak_cuda(run: Callable[[], None]) -> int:
 
 
 def peak_tensors(run: Callable[[], None]) -> int:
-    """Bytes of CPU tensors made during ``run`` and alive at once, at most."""
+    """Most bytes that CPU tensors made during ``run`` hold at once."""
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         run()
@@ -93,7 +96,7 @@ def peak_tensors(run: Callable[[], None]) -> int:
 
 
 def peak_resident(run: Callable[[], None]) -> int:
-    """Bytes by which the resident set grows during ``run``, at most."""
+    """Most bytes by which the resident set exceeds its size before ``run``."""
     before, peak, done = _resident_bytes(), 0, threading.Event()
 
     def watch() -> None:

@@ -1,7 +1,7 @@
-"""Random weights under which a detector works as a trained one does: signals of ordinary size,
-various categories among the best, as many (box, category) pairs above every score threshold.
+"""Calibration of random weights, so that a detector takes as long as a trained one.
 
-What the threshold lets through decides what post-processing costs, so it must be the same for all.
+Signals get an ordinary size and no category is favoured. The same number of (box, category) pairs
+passes the score threshold of every detector, because the time of post-processing depends on it.
 """
 
 import copy
@@ -15,14 +15,14 @@ from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 from gridclip.modeling import GridCLIP
 from gridclip.vild import ViLD
 
-# What GridCLIP's five levels of 1000 candidates hand on to NMS at most.
+# GridCLIP passes at most 1000 candidates of each of five levels to NMS.
 SURVIVORS = 5000
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d)
 
 
 @torch.no_grad()
 def calibrate_norms(model: nn.Module, inputs: list[dict]) -> None:
-    """Set the statistics of the backbone's batch norms, frozen or not, to these pictures'."""
+    """Set the statistics of the backbone's batch norms, frozen ones too, to those of ``inputs``."""
 
     def set_statistics(norm: nn.Module, arguments: tuple[Tensor]) -> None:
         norm.running_mean.copy_(arguments[0].mean(dim=(0, 2, 3)))
@@ -47,9 +47,9 @@ def calibrate_norms(model: nn.Module, inputs: list[dict]) -> None:
 def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURVIVORS) -> None:
     """Favour no category, and let ``survivors`` pairs of the first picture pass the threshold.
 
-    Random features have much in common; without the first step all boxes are of the same few
-    categories. ViLD has no bias to shift: in the official post-processing every pair passes, and of
-    its softmax scores some ten a proposal pass GridCLIP's threshold.
+    Random features are alike, so the same few categories would be best everywhere. Hence what
+    they have in common is removed first. ViLD has no bias that could be shifted: all its pairs
+    pass its own threshold of 0, and about ten a proposal pass GridCLIP's.
     """
     inputs = inputs[:1]
     if isinstance(model, ViLD):
@@ -82,18 +82,26 @@ def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURV
 
 
 def _dense_shift(logits: Tensor, centerness: Tensor, threshold: float, survivors: int) -> Tensor:
-    """sqrt(sigmoid(logit + shift) sigmoid(centerness)) > threshold for ``survivors`` pairs.
+    """The shift of all logits that lets ``survivors`` pairs pass the score threshold.
+
+    The score of a pair is sqrt(sigmoid(logit + shift) sigmoid(centerness)).
 
     Args:
-        logits, centerness: (R, C), (R, 1).
+        logits: (R, C).
+        centerness: (R, 1), logits too.
     """
-    needed = (threshold**2 / centerness.sigmoid()).clamp(max=1).logit()  # infinite: it never will
+    # Infinite where the centerness alone is too low.
+    needed = (threshold**2 / centerness.sigmoid()).clamp(max=1).logit()
     margins = (logits - needed).flatten()
     return -margins.topk(min(survivors, len(margins))).values[-1]
 
 
 def _background_shift(logits: Tensor, threshold: float, survivors: int) -> Tensor:
-    """Of the background's logit, the last, for softmax > threshold in ``survivors`` pairs."""
+    """The shift of the background's logit that lets ``survivors`` scores pass the threshold.
+
+    Args:
+        logits: (R, C + 1), the background last.
+    """
     foreground = logits[:, :-1].exp()
     # exp(l) / (sum + exp(background + shift)) > t: shift < log(exp(l) / t - sum) - background.
     room = foreground / threshold - foreground.sum(dim=1, keepdim=True)
@@ -104,7 +112,7 @@ def _background_shift(logits: Tensor, threshold: float, survivors: int) -> Tenso
 def _closed_set_outputs(
     model: nn.Module, inputs: list[dict]
 ) -> tuple[Tensor, Tensor, float, Tensor]:
-    """(R, C) logits, (R, 1) centerness, the score threshold and the (C,) bias."""
+    """Of an FCOS: (R, C) logits, (R, 1) centerness, the score threshold and the (C,) bias."""
     if isinstance(model, FCOS):
         logits, _, centerness = (
             torch.cat([level[0].flatten(1) for level in levels], dim=1).T
@@ -120,7 +128,7 @@ def _closed_set_outputs(
 def _output_of(module: nn.Module, model: nn.Module, inputs: list[dict]):
     """A copy of what ``module`` first returns in a forward pass of ``model``."""
     outputs = []
-    # FCOS changes its head's outputs in place.
+    # A copy, because FCOS changes its head's outputs in place.
     hook = module.register_forward_hook(lambda _, __, out: outputs.append(copy.deepcopy(out)))
     try:
         model(inputs)

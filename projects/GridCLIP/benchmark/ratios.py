@@ -1,10 +1,11 @@
-"""The ratios of a record that ``scripts/compare_speed.py`` writes; they follow from it alone."""
+"""The ratios between detectors, computed from the record of a comparison alone."""
 
 from typing import NamedTuple
 
 from .inference import median_ratio
 
-# Section and field of lists by run, and of single figures.
+# Section and field of the record, by kind of ratio. A field of _BY_RUN is a list with a value for
+# each run; a field of _SINGLE is one value.
 _BY_RUN = {
     "official": ("inference", "seconds"),
     "matched": ("inference", "matched_seconds"),
@@ -18,7 +19,7 @@ _SINGLE = {
 
 
 class Ratio(NamedTuple):
-    """Of which figure, and of what over what."""
+    """The figure of ``top`` over that of ``bottom``; ``kind`` names the figure."""
 
     kind: str
     top: str
@@ -46,7 +47,7 @@ DEFAULT = {
 
 
 def over_first(keys: list[str]) -> dict[str, Ratio]:
-    """Every figure of every other detector over the first one's."""
+    """All kinds of ratio of every other detector over the first."""
     first, *others = keys
     names = {
         "official": "inference_{}_over_{}_official",
@@ -63,7 +64,7 @@ def over_first(keys: list[str]) -> dict[str, Ratio]:
 
 
 def evaluate(record: dict, ratio: Ratio) -> float | None:
-    """None where something was not measured."""
+    """The value of a ratio; None if one of its figures was not measured."""
     section, field = (_BY_RUN | _SINGLE)[ratio.kind]
     measured = record[section]
     if ratio.top not in measured or ratio.bottom not in measured:
@@ -73,7 +74,7 @@ def evaluate(record: dict, ratio: Ratio) -> float | None:
 
 
 def default_ratios(record: dict) -> dict[str, float | None]:
-    """Those of the default comparison, under fixed names."""
+    """The ratios of the default comparison, under fixed names."""
     measured = {name: evaluate(record, ratio) for name, ratio in DEFAULT.items()}
     inference, lvis = record["inference"], record["lvis_evaluation"]
     return {
@@ -91,7 +92,7 @@ def default_ratios(record: dict) -> dict[str, float | None]:
 
 
 def _with_detectron2_nms(vild: dict | None, gridclip: dict) -> float | None:
-    """Official inference, were ViLD's post-processing detectron2's own function of equal result."""
+    """The ratio of official inference if ViLD used detectron2's function, of equal result."""
     if vild is None:
         return None
     rest = vild["p50"] - vild["stages"]["post-processing"]
@@ -99,7 +100,7 @@ def _with_detectron2_nms(vild: dict | None, gridclip: dict) -> float | None:
 
 
 def arithmetic_ratios(record: dict, ratios: dict[str, Ratio]) -> dict[str, float | None]:
-    """What each ratio of inference times would be, did only multiply-adds count."""
+    """By ratio of inference times, the ratio of multiply-adds in its place."""
     return {
         name: evaluate(record, Ratio("arithmetic", ratio.top, ratio.bottom))
         for name, ratio in ratios.items()

@@ -17,10 +17,10 @@ _FACTORS = ("cheaper_step", "shorter_schedule", "cheaper_teacher")
 
 
 def tables(record: dict, tablefmt: str = "simple") -> str:
-    """All figures of a record that ``scripts/compare_speed.py`` writes.
+    """All figures of the record of a comparison.
 
     Args:
-        tablefmt: of the tables, as tabulate calls it; "github" is Markdown.
+        tablefmt: a format of tabulate; "github" is Markdown.
     """
     make_table = partial(tabulate, tablefmt=tablefmt, missingval="–")
     parts = [
@@ -118,7 +118,10 @@ def _ratios(record: dict, make_table: Callable) -> str:
 
 
 def draw(record: dict, path: Path) -> None:
-    """Write a PNG of the stages' seconds, a bar a detector; options that are far slower run off."""
+    """Write a PNG with a bar of the stages' seconds for each detector.
+
+    Variants that are far slower than every detector are cut off at the edge.
+    """
     measured = list(record["inference"].values())
     limit = 1.12 * max(record["inference"][key]["p50"] for key in record["contestants"])
     figure = Figure(figsize=(9, 1.6 + 0.5 * len(measured)), layout="constrained")

@@ -1,4 +1,4 @@
-"""How long the stages of a detector take: its methods are wrapped while it is measured."""
+"""Time of a detector's stages, whose methods are wrapped while it is measured."""
 
 import functools
 import time
@@ -19,19 +19,19 @@ from gridclip.vild import ViLD
 from .contestants import TorchvisionDetector
 
 STAGES = (
-    "preprocess",  # normalisation, padding, batching; pictures are read and resized before
+    "preprocess",  # normalisation, padding, batching; reading and resizing are done before
     "backbone",
     "neck",
     "proposals",
-    "head",  # of two-stage detectors the RoI pooling and head
+    "head",  # in two-stage detectors the RoI pooling and the box head
     "classifier",
     "post-processing",
-    "other",  # anchors, instances, what lies between the others
+    "other",  # the rest, such as anchors
 )
 
 
 class StageClock:
-    """Adds up the seconds of named stages, each without those that lie within it.
+    """Adds up the seconds of named stages. A stage's time excludes the stages within it.
 
     Attributes:
         seconds: by stage.
@@ -45,11 +45,12 @@ class StageClock:
 
     @property
     def current(self) -> str | None:
-        """The innermost stage."""
+        """The innermost stage that runs now."""
         return self._open[-1] if self._open else None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Counts what runs within as ``name``."""
         self._book()
         self._open.append(name)
         try:
@@ -59,7 +60,7 @@ class StageClock:
             self._open.pop()
 
     def timed(self, name: str, function: Callable) -> Callable:
-        """``function`` as a stage."""
+        """``function``, with its calls counted as stage ``name``."""
 
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
@@ -69,6 +70,7 @@ class StageClock:
         return wrapped
 
     def _book(self) -> None:
+        """Add the time since the last call to the innermost stage."""
         if self.on_cuda:
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -78,7 +80,7 @@ class StageClock:
 
 
 class StageFunction(NamedTuple):
-    """A stage and the attribute of an object whose call it is."""
+    """A stage is the call of an attribute of an object, its owner."""
 
     stage: str
     owner: object
@@ -86,10 +88,10 @@ class StageFunction(NamedTuple):
 
 
 def stage_functions(model: nn.Module) -> list[StageFunction]:
-    """What to time in a detector; one call may lie within another.
+    """The calls to time in a detector. One call may lie within another.
 
     Raises:
-        ValueError: it is of an architecture that is not known here.
+        ValueError: the architecture is unknown here.
     """
     if isinstance(model, TorchvisionDetector):
         detector = model.detector
@@ -139,7 +141,7 @@ def stage_functions(model: nn.Module) -> list[StageFunction]:
 
 @contextmanager
 def timed_stages(model: nn.Module, clock: StageClock) -> Iterator[None]:
-    """While it lasts, calls of the model's stages are booked on the clock."""
+    """Times the stages of the calls of ``model`` that are made within."""
     with ExitStack() as stack:
         for stage, owner, attribute in stage_functions(model):
             function = clock.timed(stage, getattr(owner, attribute))

@@ -1,10 +1,10 @@
-"""The tables of the measurements, in Markdown."""
+"""Tables of the measurements in Markdown, for the README."""
 
-from benchmark import report
+from . import report
 
 
 def origin(record: dict) -> str:
-    """What a reader needs to repeat the measurement, in one line."""
+    """One line with the commit and the versions that repeat a measurement."""
     versions = record["versions"]
     return (
         f"Commit {record['commit'][:10]}, torch {versions['torch']}, "
@@ -12,8 +12,29 @@ def origin(record: dict) -> str:
     )
 
 
+def overfit_table(record: dict, name: str, config: str) -> str:
+    """The results.json of a run that overfits 16 photographs."""
+    metrics = record["metrics"]["bbox"]
+    columns = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    minutes = record["seconds"] / 60
+    return "\n".join(
+        [
+            f"**Overfitting, {name}.** `configs/mini/{config}`: trained on "
+            f"{record['protocol']['images']} photographs and tested on the same, "
+            f"{record['iterations']} steps, {minutes:.0f} minutes on {record['device']}, seed "
+            f"{record['seed']}. It shows that learning works, no more: this is no LVIS AP.",
+            "",
+            "| " + " | ".join(columns) + " |",
+            "|" + "---|" * len(columns),
+            "| " + " | ".join(f"{metrics[column]:.1f}" for column in columns) + " |",
+            "",
+            origin(record),
+        ]
+    )
+
+
 def speed_table(record: dict) -> str:
-    """The comparison of scripts/compare_speed.py: inference, training, cost in all, ratios."""
+    """The record of scripts/compare_speed.py."""
     return "\n\n".join(
         [
             "**Speed.** *Official* post-processing is each detector's own; *matched* gives ViLD "
@@ -26,7 +47,7 @@ def speed_table(record: dict) -> str:
 
 
 def teacher_passes_table(record: dict) -> str:
-    """What the teacher's embeddings cost, for GridCLIP and for ViLD."""
+    """The record of benchmark.teacher_passes."""
     names = {
         "whole": "GridCLIP: the picture and its mirror image",
         "tiles9": "GridCLIP: 9 tiles of both",

@@ -1,13 +1,13 @@
-#!/usr/bin/env python
-"""Measure what the frozen teacher costs before training: GridCLIP's embeddings of whole pictures
-and of tiles, and ViLD's of 300 regions.
+"""Measure what the frozen teacher costs before training.
 
     python -m benchmark.teacher_passes --json FILE
 
-Each pass prepares its inputs from a picture in memory and embeds them, as the precomputing scripts
-do, in turn, and is extrapolated to LVIS train beside its size on disk. The picture, the boxes (of
-the sizes that proposals have: the square root of the area is log-uniform) and the weights are
-random: the time does not depend on them.
+GridCLIP needs embeddings of whole pictures or of tiles, ViLD of 300 regions a picture. Each is a
+pass. The passes take turns; each prepares its inputs from a picture in memory and embeds them, as
+the precomputing scripts do. Its time and its size on disk are extrapolated to LVIS train.
+
+The picture, the boxes and the weights are random, because time does not depend on them. Boxes have
+the sizes of proposals: the square root of the area is log-uniform.
 """
 
 import argparse
@@ -21,22 +21,25 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.cost import LVIS_TRAIN_IMAGES
-from benchmark.inputs import REGIONS
 from gridclip.clip_checkpoint import load_clip
-from gridclip.data.region_teacher import encode_regions, region_inputs
-from gridclip.data.teacher import clip_inputs, encode_images
-from gridclip.data.windows import windows
+from gridclip.data.regions import region_inputs, window_inputs, windows
+from gridclip.data.teacher import encode_images, encode_regions
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 
+from .cost import LVIS_TRAIN_IMAGES
+from .inputs import REGIONS
+
 HEIGHT, WIDTH = 480, 640
-REGION_BATCH = 64  # two crops each, the default of precompute_region_embeddings.py
-FLOAT16, BOX = 2, 4 * 4  # bytes
+REGION_BATCH = 64  # of two crops each, as scripts/precompute.py does by default
+FLOAT16, BOX = 2, 4 * 4  # sizes in bytes
 
 
 def random_boxes(count: int) -> Tensor:
-    """(count, 4) XYXY in pixels: from 16 to 400 pixels, from twice as high to twice as wide."""
+    """(count, 4) XYXY in pixels; sqrt(area) is 16 to 400, width / height is 1/2 to 2.
+
+    Boxes end at the edge of the picture.
+    """
     side = 16 * 25 ** torch.rand(count)
     stretch = 2 ** (torch.rand(count) - 0.5)
     size = torch.stack([side * stretch, side / stretch], dim=1)
@@ -47,14 +50,14 @@ def random_boxes(count: int) -> Tensor:
 
 
 def build_passes(model, regions: int) -> dict[str, tuple[int, Callable[[], None]]]:
-    """By name, the vectors of a picture and a function that makes them."""
+    """By name, the number of vectors of a picture and a function that makes them."""
     device, resolution = model.visual.conv1.weight.device, model.visual.input_resolution
     picture = torch.randint(0, 256, (HEIGHT, WIDTH, 3), dtype=torch.uint8)
     boxes = random_boxes(regions)
 
     def images(window_set: str):
         variants = (picture.numpy(), picture.flip(1).contiguous().numpy())
-        inputs = [clip_inputs(v, windows(window_set), resolution) for v in variants]
+        inputs = [window_inputs(v, windows(window_set), resolution) for v in variants]
         encode_images(model, torch.cat(inputs)).cpu()
 
     def region_pass():
@@ -68,6 +71,13 @@ def build_passes(model, regions: int) -> dict[str, tuple[int, Callable[[], None]
 
 
 def measure(clip_source: str, device: str, runs: int, regions: int) -> dict:
+    """The median seconds of each pass over one picture, and what follows for LVIS train.
+
+    Args:
+        clip_source: the teacher, as ``load_clip`` takes it.
+        runs: counted runs of each pass.
+        regions: of the picture, for ViLD's pass.
+    """
     model, checkpoint = load_clip(clip_source, device)
     passes = build_passes(model, regions)
     passes["whole"][1]()  # warm-up
@@ -99,8 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--clip", default="random-clip://RN50", help="the teacher (default: random RN50)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--runs", type=int, default=3, help="of each pass, in turn; the median counts")
-    add("--regions", type=int, default=REGIONS, help="of a picture (default: 300)")
+    add("--runs", type=int, default=3, help="runs of each pass (default: 3); the median counts")
+    add("--regions", type=int, default=REGIONS, help="regions of a picture (default: 300)")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)

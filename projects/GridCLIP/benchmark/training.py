@@ -1,4 +1,4 @@
-"""Seconds an image of training steps, in turn: each run goes through all detectors."""
+"""Seconds an image of training steps. The detectors take turns: a run goes through all of them."""
 
 import functools
 from collections.abc import Callable
@@ -27,14 +27,14 @@ class TrainingStep:
     def __init__(self, model: nn.Module, config: Path, pictures: list[Tensor], amp: Callable):
         """
         Args:
-            config: of the optimizer and the windows.
-            pictures: of the batch; boxes and embeddings are random.
-            amp: makes the context that the losses are computed in.
+            config: sets the optimizer and the windows.
+            pictures: (3, H, W) uint8, the batch; its boxes and embeddings are random.
+            amp: makes the autocast context of the losses.
         """
         cfg = load_config(config)
         self.model, self.amp = model.train(), amp
         self.batch = training_batch(model, pictures, cfg.clip.get("windows") or "whole")
-        cfg.optimizer.lr = 0.0  # every run does the same, and a large rate can't make it diverge
+        cfg.optimizer.lr = 0.0  # so that all runs are alike and none diverges
         self.optimizer = build_optimizer(cfg, model)
         self.losses = {}
 
@@ -50,8 +50,11 @@ class TrainingStep:
 
 
 class ImageLevelTerm:
-    """GridCLIP's image-level loss of features that are there, and its gradient up to them, where
-    the step's own backward takes over."""
+    """GridCLIP's image-level loss alone, forward and backward.
+
+    It starts from computed features, and its gradient ends at them, because from there the
+    backward pass is part of a step without this loss, too.
+    """
 
     def __init__(self, model: nn.Module, batch: list[dict]):
         self.model = model
@@ -71,8 +74,10 @@ class ImageLevelTerm:
 
 
 class TeacherPass:
-    """What a step would do without the store: every window through CLIP's image encoder, of which
-    the backbone is a copy."""
+    """What a step would do without the embedding store: encode every window by CLIP.
+
+    The backbone stands for CLIP's image encoder, which is the same network.
+    """
 
     def __init__(self, model: nn.Module, batch: list[dict]):
         self.encoder, self.device = model.backbone.bottom_up, model.device
@@ -98,11 +103,12 @@ def measure_training(
     *,
     image_level_of: str | None = None,
 ) -> dict:
-    """By detector the seconds an image, by part and in all, and GridCLIP's image-level term.
+    """By detector, the median seconds an image of the parts and of the whole "step", and all runs.
 
     Args:
-        runs: counted ones, after a warm-up of each.
-        image_level_of: whose term to measure.
+        steps: by detector; all have the same batch size.
+        runs: counted runs, after one of warm-up.
+        image_level_of: the detector whose image-level term is measured too.
     """
     measured, batch_size = dict(steps), len(next(iter(steps.values())).batch)
     if image_level_of is not None:
@@ -127,7 +133,10 @@ def measure_training(
 
 
 def image_level_term(seconds: dict[str, list[float]], key: str) -> dict:
-    """What the term adds to a step without it, with stored and with computed teacher embeddings."""
+    """The share that the term adds to a step without it.
+
+    The teacher's embeddings come from the store, or from the teacher in the training loop.
+    """
     term, teacher = seconds["image_level_term"], seconds["teacher_pass"]
     rest = [step - part for step, part in zip(seconds[key], term, strict=True)]
     in_the_loop = [a + b for a, b in zip(term, teacher, strict=True)]
@@ -140,7 +149,7 @@ def image_level_term(seconds: dict[str, list[float]], key: str) -> dict:
 
 
 def autocast(device: str, dtype: str) -> Callable:
-    """Makes the contexts of a precision; float32 is none."""
+    """A function that makes autocast contexts of a precision; float32 turns autocast off."""
     kind = torch.device(device).type
     lower = dtype != "float32"
     return functools.partial(torch.autocast, kind, getattr(torch, dtype), enabled=lower)

@@ -1,7 +1,26 @@
-"""The end of a process group."""
+"""Processes that torchrun starts: their group, their GPUs, their end."""
 
+import os
+from datetime import timedelta
+
+import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+
+
+def join_process_group() -> None:
+    """Join torchrun's processes, if there are several, to share work on one store."""
+    if int(os.getenv("WORLD_SIZE", "1")) > 1:
+        # Days, as ranks wait for the slowest one at the end: torchrun would stop it otherwise.
+        dist.init_process_group("gloo", timeout=timedelta(days=7))
+
+
+def device_of_rank(device: str) -> torch.device:
+    """The device of this process: of torchrun's each has its own GPU, if "cuda" is asked for."""
+    chosen = torch.device(device)
+    if dist.is_initialized() and chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return chosen
 
 
 def leave_process_group() -> None:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _LIBC = ctypes.CDLL(None)  # loaded here, as little may be done between fork and exec
 _PR_SET_PDEATHSIG = 1
@@ -16,91 +18,111 @@ _LOCK_SECONDS = 20.0
 
 
 class CommandError(RuntimeError):
-    """A command failed; names its log."""
+    """A command failed, or another process holds its log. The message names the log."""
 
 
-class LoggedCommand:
-    """Starts a command whose output is appended to ``log_file``.
+def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
+    """Let Linux send this process a signal when its parent ends, however that ends.
 
-    The file is locked until the command's process has ended, so that a second start never works in
-    the same folder. Killed parents, whichever way, take the command with them.
+    On other systems this does nothing.
+    """
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file to append to, locked for this process and those that inherit the open file.
+
+    Its folder is made if need be.
+
+    Raises:
+        CommandError: another process still holds the lock after a while.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        deadline = time.monotonic() + _LOCK_SECONDS  # a killed process needs a moment to end
+        while not _try_to_lock(file):
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Another process is at work in {path.parent} (it holds {path.name}): wait "
+                    "for its end, or end it."
+                )
+            time.sleep(0.2)
+        yield file
+
+
+def _try_to_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def run_logged(
+    command: Sequence[str | os.PathLike],
+    log: BinaryIO,
+    follow: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a command to its end. It ends with this process, however that ends.
 
     Args:
         command: program and arguments.
-        log_file: its folder is made if need be.
-        env: variables set beside those of this process.
+        log: takes the command's output; of :func:`locked`. The command keeps the lock until it has
+            ended, even if this process ends before, so that two never work in the same folder.
+        follow: called several times a second, and once after the end.
 
     Raises:
-        CommandError: another process holds the log.
+        CommandError: the command failed; the message quotes the log's last lines.
     """
-
-    def __init__(
-        self,
-        command: Sequence[str | os.PathLike],
-        log_file: str | os.PathLike,
-        env: dict[str, str] | None = None,
-    ):
-        self.log_file = Path(log_file)
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "ab") as log:
-            self._lock(log)
-            self._shown = log.tell()
-            # The process inherits the open file, and the lock with it.
-            self._process = subprocess.Popen(
-                [os.fspath(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
-
-    def _lock(self, log) -> None:
-        deadline = time.monotonic() + _LOCK_SECONDS  # a killed one needs a moment to end
-        while True:
-            try:
-                return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise CommandError(
-                        f"Another process is at work in {self.log_file.parent} (it holds "
-                        f"{self.log_file.name}): wait for its end, or end it."
-                    ) from None
-                time.sleep(0.2)
-
-    def poll(self) -> bool:
-        """Whether it has ended well.
-
-        Raises:
-            CommandError: it has failed; quotes the log's last lines.
-        """
-        code = self._process.poll()
-        if code:
-            raise CommandError(f"exit code {code}; log: {self.log_file}\n{self._last_lines()}")
-        return code == 0
-
-    def terminate(self) -> None:
-        """End it if it still runs, and wait for that."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def show_output(self, stream) -> None:
-        """Write what the log has gained since the last call to a binary stream."""
-        with open(self.log_file, "rb") as log:
-            log.seek(self._shown)
-            while chunk := log.read(1 << 16):
-                stream.write(chunk)
-            self._shown = log.tell()
-        stream.flush()
-
-    def _last_lines(self, count: int = 8) -> str:
-        text = self.log_file.read_bytes()[-10_000:].decode(errors="replace")
-        return "\n".join(f"  | {line}" for line in text.splitlines()[-count:])
+    process = subprocess.Popen(
+        [os.fspath(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=die_with_parent,
+    )
+    try:
+        while process.poll() is None:
+            follow()
+            time.sleep(0.1)
+        follow()
+    finally:
+        end(process)
+    if process.returncode:
+        raise CommandError(
+            f"exit code {process.returncode}; log: {log.name}\n{last_lines(log.name)}"
+        )
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end(process: subprocess.Popen, signal_number: int = signal.SIGTERM) -> None:
+    """Ask a process to end if it still runs, wait for that, and kill it if it does not."""
+    process.send_signal(signal_number)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def last_lines(log_file: str | os.PathLike, count: int = 8) -> str:
+    """The end of a log, indented for a message."""
+    text = Path(log_file).read_bytes()[-10_000:].decode(errors="replace")
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-count:])
+
+
+class Tail:
+    """Shows what an open log gains: each call writes the new bytes to a binary stream."""
+
+    def __init__(self, log: BinaryIO, stream: BinaryIO):
+        self.path, self.shown, self.stream = log.name, log.tell(), stream
+
+    def __call__(self) -> None:
+        with open(self.path, "rb") as log:
+            log.seek(self.shown)
+            self.stream.write(log.read())
+            self.shown = log.tell()
+        self.stream.flush()

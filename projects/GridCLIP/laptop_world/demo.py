@@ -6,6 +6,9 @@
 
 writes OUTPUT/report.html, a page that stands alone, and OUTPUT/results.json. Stages that are
 complete are left out, and after an interruption the same command goes on.
+
+The stages are a plain sequence: they are a straight line, most of them share this process, and as
+jobs of Snakemake, each with imports of its own, they took half a minute longer.
 """
 
 import argparse
@@ -26,15 +29,16 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gridclip.clip_checkpoint import sha256_of_file
-from gridclip.engine.prepare import prepare_image_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
 from laptop_world import demo_page
-from laptop_world.command import LoggedCommand
+from laptop_world.command import Tail, locked, run_logged
 from laptop_world.demo_words import search_pictures
 from laptop_world.duration import duration
-from laptop_world.record import ChangedError, TaskRecord, run_identity
+from laptop_world.identity import run_identity
+from laptop_world.record import ChangedError, TaskRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "projects/GridCLIP/configs/laptop/gridclip.py"
@@ -106,23 +110,17 @@ class StageError(RuntimeError):
 
 
 def run_command(
-    demo: Demo, name: str, command: list, show: Callable[[LoggedCommand], None] | None = None
+    demo: Demo, name: str, command: list, follow: Callable[[], None] | None = None
 ) -> None:
     """Run a script of the project, its output kept in the stage's log.
 
     Args:
-        show: tells the user how far it is, several times a second; default: prints the output.
+        follow: tells the user how far it is, several times a second; default: prints the output.
     """
-    show = show or (lambda running: running.show_output(sys.stdout.buffer))
-    running = LoggedCommand([sys.executable, *map(str, command)], log_file(demo, name))
-    try:
-        while not running.poll():
-            show(running)
-            time.sleep(0.2)
-        show(running)
-    except BaseException:
-        running.terminate()
-        raise
+    with locked(log_file(demo, name)) as log:
+        run_logged(
+            [sys.executable, *map(str, command)], log, follow or Tail(log, sys.stdout.buffer)
+        )
 
 
 class LossBar(tqdm):
@@ -132,7 +130,7 @@ class LossBar(tqdm):
         super().__init__(desc="training", total=iterations, unit="step")
         self.metrics_json, self.read = metrics_json, 0
 
-    def follow(self, _running: LoggedCommand) -> None:
+    def follow(self) -> None:
         size = self.metrics_json.stat().st_size if self.metrics_json.is_file() else 0
         if size == self.read:
             return
@@ -230,7 +228,7 @@ def stages(demo: Demo) -> list[Stage]:
         Stage(
             "image_embeddings",
             "Embed the training pictures with CLIP",
-            lambda demo: prepare_image_embeddings(demo.cfg),
+            lambda demo: prepare_embeddings(demo.cfg),
             teacher,
             [Path(store)] if store else [],
             [Path(store)] if store else [],
@@ -294,7 +292,7 @@ def open_record(path: Path, stage: Stage) -> TaskRecord:
     try:
         return TaskRecord(path, stage.identity())
     except ChangedError as error:
-        print(f"    {error}: anew", flush=True)
+        print(f"    made anew: {error}", flush=True)
         for owned in stage.owns:
             if owned.is_dir():
                 shutil.rmtree(owned)

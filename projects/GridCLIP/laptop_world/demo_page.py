@@ -1,17 +1,26 @@
-"""The demo's report: what was done, what came out, and what it is not."""
+"""The demo's report: facts from the files that the stages left, rendered by ``report.html.j2``.
 
+The page stands alone: style and pictures are in the file, and it fetches nothing.
+"""
+
+import base64
+import io
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 from tabulate import tabulate
 
 from gridclip.clip_checkpoint import read_clip_checkpoint
 from gridclip.evaluation import read_results
 from gridclip.files import replacing
-from laptop_world import html
 from laptop_world.duration import duration
 from laptop_world.shapes import AXES, load_world
 
+_SECTIONS = "introduction detections accuracy words training speed provenance".split()
 _STAGES = {
     "data": "Pictures and annotations generated",
     "text_embeddings": "Category names embedded by CLIP's text encoder",
@@ -29,223 +38,162 @@ _AXES = {
 }
 
 
-def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def write(demo, seconds: dict[str, float]) -> Path:
     """Write ``report.html`` from what the stages have left, and return its path.
 
     Args:
-        demo: ``laptop_world.demo.Demo``.
+        demo: a ``laptop_world.demo.Demo``.
         seconds: by stage.
+
+    Raises:
+        FileNotFoundError: a stage has not left one of its files; names the file.
     """
     record = read_results(demo.run / "results.json")
+    page = render(
+        introduction=introduction(demo, record, seconds),
+        detections=sorted((demo.run / "pictures").glob("*.jpg")),
+        accuracy=accuracy(demo, record),
+        words=words(demo),
+        training=training(demo, record),
+        speed=speed(demo),
+        provenance=provenance(demo, record, seconds),
+    )
     path = demo.output / "report.html"
-    parts = [
-        introduction(demo, record, seconds),
-        detections(demo),
-        accuracy(demo, record),
-        words(demo),
-        training(demo, record),
-        speed(demo),
-        how_it_was_made(demo, record, seconds),
-    ]
     with replacing(path) as partial:
-        partial.write_text(
-            html.page("GridCLIP on the laptop world", *[p for p in parts if p]), encoding="utf-8"
-        )
+        partial.write_text(page, encoding="utf-8")
     return path
 
 
-def introduction(demo, record: dict, seconds: dict[str, float]) -> str:
+def render(**sections) -> str:
+    """The page as HTML.
+
+    Args:
+        sections: facts by section, as the functions of these names return them; for
+            "detections" the pictures' paths. A section that is absent, empty or None is left out.
+
+    Raises:
+        FileNotFoundError: a picture does not exist; names the file.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(cell=cell, numeric_columns=numeric_columns, data_uri=data_uri)
+    return environment.get_template("report.html.j2").render(dict.fromkeys(_SECTIONS) | sections)
+
+
+def cell(value: str | int | float | None) -> str:
+    """A table's value as text: floats with one decimal, None and NaN as a dash."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def numeric_columns(rows: Sequence[Sequence]) -> set[int]:
+    """Indices of the columns that hold no text."""
+    columns = enumerate(zip(*rows, strict=True))
+    return {i for i, column in columns if not any(isinstance(value, str) for value in column)}
+
+
+def data_uri(picture: str | os.PathLike, max_width: int) -> str:
+    """A PNG or JPEG file as a data URI of the same format, at most ``max_width`` pixels wide."""
+    with Image.open(picture) as image:
+        kind = image.format
+        if image.width > max_width:
+            height = round(image.height * max_width / image.width)
+            image = image.resize((max_width, height), Image.Resampling.LANCZOS)
+        content = io.BytesIO()
+        image.save(content, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
+    encoded = base64.b64encode(content.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{encoded}"
+
+
+def introduction(demo, record: dict, seconds: dict[str, float]) -> dict:
     metrics, world = record["metrics"]["bbox"], load_world(demo.world)
     novel = len(world.novel_classes)
     figures = [
-        (percent(metrics["AP"]), "AP, all categories"),
-        (percent(metrics["APr"]), "APr, never trained on"),
-        (percent(metrics["APf"]), "APf, trained on often"),
+        (metrics["AP"], "AP, all categories"),
+        (metrics["APr"], "APr, never trained on"),
+        (metrics["APf"], "APf, trained on often"),
         (duration(sum(seconds.values())), f"in all, on {record['device']}"),
     ]
-    return "\n".join(
-        [
-            html.paragraph(
-                f"A one-stage detector was trained on {len(world.names) - novel} categories of "
-                f"drawn objects and finds {novel} more by their names alone.",
-                "lead",
-            ),
-            html.paragraph(
-                "It learns to place every location of a picture in the space of CLIP, where a name "
-                "has its place too. A category that was never annotated is then found like any "
-                "other: by how near the picture comes to its name."
-            ),
-            html.key_figures(figures),
-            html.paragraph(
-                "What this is not: the pictures are drawn, not photographs, and not LVIS; the CLIP "
-                "used here is a small one, trained on captions of such drawings, and not OpenAI's. "
-                "It has seen all words, the novel ones too, as CLIP has for LVIS. The run is "
-                "short, of one seed. The numbers show that the method works end to end and say "
-                "nothing about its accuracy on photographs."
-            ),
-        ]
-    )
+    return {"base": len(world.names) - novel, "novel": novel, "figures": figures}
 
 
-def detections(demo) -> str:
-    pictures = sorted((demo.run / "pictures").glob("*.jpg"))
-    return html.section(
-        "Detections on held-out pictures",
-        html.paragraph(
-            "Left the ground truth, right the best detections, at least five and as many as there "
-            "are objects, with their scores. Orange with a star: a novel category, which no "
-            "training picture was annotated with. Blue: a category trained on. The first pictures "
-            "with each kind of novel category are shown; they were not chosen by result."
-        ),
-        *[html.figure(path) for path in pictures],
-    )
-
-
-def accuracy(demo, record: dict) -> str:
+def accuracy(demo, record: dict) -> dict:
     metrics, world = record["metrics"]["bbox"], load_world(demo.world)
-    counts = frequency_counts(demo)
-    rows = [
-        ["all categories", len(world.names), "AP", metrics["AP"]],
-        ["rare: novel, never trained on", len(world.novel_classes), "APr", metrics["APr"]],
-        *[
-            [f"{axis}: {_AXES[axis]}", len(world.novel_axes[axis]), f"APr_{axis}", value]
-            for axis in AXES
-            if (value := metrics.get(f"APr_{axis}")) is not None
-        ],
-        ["common: trained on seldom", counts["c"], "APc", metrics["APc"]],
-        ["frequent: trained on often", counts["f"], "APf", metrics["APf"]],
-        ["all, at an overlap of a half", len(world.names), "AP50", metrics["AP50"]],
+    train = read_json(demo.datasets / f"shapes/shapes_{demo.world}_train.json")
+    frequencies = [category["frequency"] for category in train["categories"]]
+    every = len(world.names)
+    axes = [
+        [f"{axis}: {_AXES[axis]}", len(world.novel_axes[axis]), name, metrics[name]]
+        for axis in AXES
+        if (name := f"APr_{axis}") in metrics
     ]
-    shown = [[name, count, metric, known(value)] for name, count, metric, value in rows]
     per_category = read_json(demo.run / "lvis_per_category_ap.json")
-    novel = {"_".join(world.names[i]): world.axes[i] for i in world.novel_classes}
-    ranked = sorted(
-        (n for n in novel if per_category[n] is not None), key=lambda n: -per_category[n]
-    )
-    novel_rows = [[n.replace("_", " "), novel[n], per_category[n]] for n in ranked]
-    return html.section(
-        "Accuracy",
-        html.paragraph(
-            f"Box AP in percent by lvis-api on {record['protocol']['images']} held-out pictures; "
-            f"{record['protocol']['ap']}."
-        ),
-        html.table(["categories", "number", "metric", "box AP"], shown),
-        html.details(
-            f"Every novel category ({len(novel_rows)})",
-            html.table(["category", "novel", "box AP"], novel_rows),
-        ),
-    )
+    novel = [
+        [" ".join(world.names[i]), world.axes[i], ap]
+        for i in world.novel_classes
+        if (ap := per_category["_".join(world.names[i])]) is not None
+    ]
+    return {
+        "images": record["protocol"]["images"],
+        "protocol": record["protocol"]["ap"],
+        "rows": [
+            ["all categories", every, "AP", metrics["AP"]],
+            ["rare: novel, never trained on", len(world.novel_classes), "APr", metrics["APr"]],
+            *axes,
+            ["common: trained on seldom", frequencies.count("c"), "APc", metrics["APc"]],
+            ["frequent: trained on often", frequencies.count("f"), "APf", metrics["APf"]],
+            ["all categories, at an IoU of 0.5", every, "AP50", metrics["AP50"]],
+        ],
+        "novel": sorted(novel, key=lambda row: -row[-1]),
+    }
 
 
-def known(value: float) -> float | None:
-    return None if value != value else value  # nan, where there is no ground truth
-
-
-def percent(value: float) -> str:
-    return "–" if value != value else f"{value:.1f}"
-
-
-def frequency_counts(demo) -> dict[str, int]:
-    file = demo.datasets / f"shapes/shapes_{demo.world}_train.json"
-    frequencies = [category["frequency"] for category in read_json(file)["categories"]]
-    return {group: frequencies.count(group) for group in "rcf"}
-
-
-def words(demo) -> str:
+def words(demo) -> list[dict]:
+    """The entries of ``words.json``, with paths of the pictures."""
     folder = demo.run / "words"
-    parts = []
-    for entry in read_json(folder / "words.json"):
-        judged = [found["right"] for found in entry["best"] if found["right"] is not None]
-        facts = [
-            "in names of categories trained on"
-            if entry["trained_on"]
-            else "in no name of a category trained on"
-        ]
-        if judged:
-            facts.append(f"{sum(judged)} of the {len(judged)} shown are right")
-        parts.append(f"<h3>{html.escape(entry['word'])}</h3>")
-        parts.append(html.paragraph("; ".join(facts) + ".", "soft"))
-        marks = {True: " ✓", False: " ✗", None: ""}
-        parts.append(
-            html.figure_grid(
-                [
-                    html.figure(folder / f["picture"], f"{f['score']:.3f}{marks[f['right']]}")
-                    for f in entry["best"]
-                ]
-            )
-            if entry["best"]
-            else html.paragraph("Nothing was found.")
-        )
-    return html.section(
-        "Words of your own",
-        html.paragraph(
-            "The same detector, without training, asked for other words. Shown are the held-out "
-            "pictures with the highest scores for each, the best detection framed; ✓ and ✗ say "
-            "whether an object with these words in its name is there. Ask for others: "
-            '`make demo WORDS="red star, green fish"`.'
-        ),
-        *parts,
-    )
+    entries = read_json(folder / "words.json")
+    for entry in entries:
+        for found in entry["best"]:
+            found["picture"] = folder / found["picture"]
+    return entries
 
 
-def training(demo, record: dict) -> str:
-    return html.section(
-        "Training",
-        html.paragraph(
-            f"{record['iterations']} steps of 16 pictures. `loss_grid_alignment` is the focal loss "
-            "of grid embeddings against text embeddings, `loss_image_alignment` keeps the "
-            "backbone's map in the space of CLIP's image embeddings; the others place the boxes."
-        ),
-        html.figure(demo.run / "losses.png", max_width=1200),
-    )
+def training(demo, record: dict) -> dict:
+    return {
+        "steps": record["iterations"],
+        "batch_size": demo.cfg.dataloader.train.total_batch_size,
+        "losses": demo.run / "losses.png",
+    }
 
 
-def speed(demo) -> str:
+def speed(demo) -> dict | None:
+    """None if speeds have not been compared."""
     path = demo.output / "speed.json"
     if not path.is_file():
-        return ""
+        return None
     record = read_json(path)
-    setup = record["setup"]
-    height, width = setup["size"]
-    headers = [
-        "detector",
-        "milliseconds an image",
-        "images a second",
-        "detections",
-        "1e9 mult-adds",
-    ]
     rows = [
         [m["title"], 1000 * m["p50"], m["images_per_second"], m["detections_per_image"]]
         + [record["arithmetic"].get(key, {}).get("gmac")]
         for key, m in record["inference"].items()
     ]
     ratios = [[name, f"{value:.3g}"] for name, value in record["ratios"].items() if value]
-    return html.section(
-        "Speed",
-        html.paragraph(
-            f"The production models, with random weights, on pictures of {height} x {width}: "
-            f"{setup['processor']}, {setup['threads']} threads, medians of {setup['runs']} runs "
-            "by turns. Pictures so small favour one-stage detectors: a two-stage detector looks at "
-            "a thousand proposals whatever the size. `scripts/compare_speed.py` without `--quick` "
-            "measures 800 x 1333."
-        ),
-        html.figure(path.with_suffix(".png")),
-        html.table(headers, rows),
-        html.details("All ratios", html.table(["ratio", "measured"], ratios)),
-    )
+    picture = path.with_suffix(".png")
+    return {"setup": record["setup"], "rows": rows, "ratios": ratios, "picture": picture}
 
 
-def how_it_was_made(demo, record: dict, seconds: dict[str, float]) -> str:
-    rows = [[_STAGES[name], value] for name, value in seconds.items()]
-    rows.append(["In all", sum(seconds.values())])
+def provenance(demo, record: dict, seconds: dict[str, float]) -> dict:
     clip = demo.cfg.clip.weights
     facts = [
         ["commit", record["commit"]],
-        *[[name, version] for name, version in record["versions"].items()],
+        *record["versions"].items(),
         ["device", record["device"]],
         ["seed", str(record["seed"])],
         ["CLIP weights", f"{clip}, sha256 {read_clip_checkpoint(clip).sha256}"],
@@ -256,21 +204,21 @@ def how_it_was_made(demo, record: dict, seconds: dict[str, float]) -> str:
         ],
         ["annotations", f"sha256 {record['protocol']['dataset_sha256']}"],
     ]
-    config = json.dumps(record["config"], indent=1)
-    return html.section(
-        "How it was made",
-        html.table(["stage", "seconds"], rows),
-        html.table(["", ""], facts),
-        html.paragraph(
-            "Config: `projects/GridCLIP/configs/laptop/gridclip.py` with "
-            + " ".join(f"`{override}`" for override in demo.config_overrides)
-        ),
-        html.details("The whole config", f"<pre>{html.escape(config)}</pre>"),
-    )
+    return {
+        "seconds": [[_STAGES[name], value] for name, value in seconds.items()]
+        + [["In all", sum(seconds.values())]],
+        "facts": facts,
+        "overrides": demo.config_overrides,
+        "config": json.dumps(record["config"], indent=1),
+    }
 
 
 def metrics_text(demo) -> str:
-    """A table for the terminal."""
+    """A table of the metrics for the terminal."""
     metrics = read_results(demo.run / "results.json")["metrics"]["bbox"]
     names = ["AP", "AP50", "APr", "APc", "APf", *(n for n in metrics if n.startswith("APr_"))]
     return tabulate([[metrics[name] for name in names]], names, floatfmt=".1f")
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The demo's search: where in the held-out pictures a trained detector sees the user's words."""
+"""The demo's search: where a trained detector sees the user's words in the held-out pictures."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from gridclip.files import write_json
 from gridclip.predictor import Predictor
 from laptop_world.shapes import ALL_NAMES
 
-_BEST = 6  # pictures of each word
-_SIDE, _COLOR = 320, "#ff8000"
+_BEST = 6  # pictures shown of each word
+_SIDE, _COLOR = 320, "#ff8000"  # the longer side of a shown picture in pixels; its frame
 _KNOWN_WORDS = {word for name in ALL_NAMES for word in name}
 
 
@@ -24,15 +24,23 @@ def search_pictures(
 ) -> None:
     """Look for words in the config's test pictures.
 
-    Writes ``words.json``: by word, whether it is in the name of a category trained on, and the
-    pictures with the best detections of it: file, score, and whether they are right, null where
-    the ground truth can't tell. The pictures lie beside it, each with the detection's box.
+    Writes ``words.json``, a list with an entry a word: "word"; "trained_on", whether a category
+    trained on has it in its name; "best", the pictures with the highest scores. Of each picture
+    it holds "picture", the file, "score", and "right", which is null where the ground truth does
+    not tell. The picture files lie beside ``words.json``; each shows the detection's box.
+
+    Args:
+        config: a LazyConfig file; ``overrides`` are ``key=value`` settings for it.
+        weights: a checkpoint of the trained detector.
+        words: words or phrases, "fish" or "green moon".
+        output: a folder. What it held before is removed.
     """
     predictor = Predictor(config, weights, overrides=overrides)
     dataset = predictor.cfg.dataloader.test.dataset.names
     metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
     base = [n for i, n in enumerate(metadata.thing_classes) if i not in metadata.novel_classes]
-    # The names trained on stand beside the words: scores say what an object is rather called.
+    # The names trained on are in the vocabulary too, so that an object that one of them fits better
+    # scores lower for the user's word.
     others = [name.replace("_", " ") for name in base]
     predictor.set_vocabulary([*words, *(name for name in others if name not in words)])
 
@@ -49,35 +57,35 @@ def search_pictures(
     output.mkdir(parents=True)
     listed = []
     for i, word in enumerate(words):
-        best = sorted(found[word], key=lambda f: -f[0])[:_BEST]
-        pictures = [f"{i}_{k}.jpg" for k in range(len(best))]
-        for name, (_, box, record) in zip(pictures, best, strict=True):
-            _draw(record["file_name"], box).save(output / name, quality=88)
-        listed.append(
-            {
-                "word": word,
-                "trained_on": any(is_called(name, word) for name in base),
-                "best": [
-                    {
-                        "picture": name,
-                        "score": round(score, 4),
-                        "right": is_right(word, box, record, metadata.thing_classes),
-                    }
-                    for name, (score, box, record) in zip(pictures, best, strict=True)
-                ],
-            }
-        )
+        best = []
+        for k, (score, box, record) in enumerate(sorted(found[word], key=lambda f: -f[0])[:_BEST]):
+            picture = f"{i}_{k}.jpg"
+            _draw(record["file_name"], box).save(output / picture, quality=88)
+            right = is_right(word, box, record, metadata.thing_classes)
+            best.append({"picture": picture, "score": round(score, 4), "right": right})
+        trained_on = any(is_called(name, word) for name in base)
+        listed.append({"word": word, "trained_on": trained_on, "best": best})
     write_json(output / "words.json", listed, indent=1)
 
 
 def is_called(category: str, word: str) -> bool:
-    """Whether all parts of a phrase are in a category's name, "plain_red_star"."""
+    """Whether a category's name, "plain_red_star", has every word of a phrase, "red star"."""
     return set(word.split()) <= set(category.split("_"))
 
 
 def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -> bool | None:
-    """Whether an annotated object so called lies under the box (4,), XYXY, with an IoU of 0.5 or
-    more; None for words that no name has, and where an object may have gone without annotation."""
+    """Whether an object of that name is annotated at the box, with an IoU of at least 0.5.
+
+    Args:
+        word: a word or a phrase.
+        box: (4,) float32 XYXY in pixels.
+        record: the picture's, in detectron2's format.
+        names: of all categories.
+
+    Returns:
+        None where the ground truth does not tell: the world does not have the word, or such an
+        object may be in the picture without an annotation.
+    """
     if not set(word.split()) <= _KNOWN_WORDS:
         return None
     boxes = [

@@ -3,8 +3,9 @@
 
     python -m laptop_world.generate --world dev --output datasets/shapes
 
-writes DIR/shapes_dev_{train,val}.json, their pictures in folders of the same names, and
-DIR/shapes_dev_contact_sheet.png to look at. After an interruption, run the same again.
+writes DIR/shapes_dev_train.json and DIR/shapes_dev_val.json, their pictures in folders of the same
+names, and DIR/shapes_dev_contact_sheet.png, a sheet of example pictures. After an interruption,
+give the same command again: pictures that are there are kept.
 """
 
 import argparse
@@ -27,18 +28,18 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--world", required=True, choices=("dev", "test"), help="which names are novel")
+    add("--world", required=True, choices=("dev", "test"), help="they differ in what is novel")
     add("--output", required=True, type=Path, metavar="DIR")
     add("--train", type=int, default=4000, metavar="N", help="training pictures (default: 4000)")
     add("--val", type=int, default=1000, metavar="N", help="validation pictures (default: 1000)")
     add("--size", type=int, default=128, metavar="PX", help="side of a picture (default: 128)")
     add("--seed", type=int, default=0)
-    add("--num-workers", type=int, default=0, help="processes beside this one (default: none)")
+    add("--num-workers", type=int, default=0, help="processes that draw (default: this one)")
     return parser
 
 
 def table(categories: list[dict]) -> str:
-    """Categories by frequency group and novel axis."""
+    """Counts of LVIS categories, by frequency group and by what is novel in them."""
     counts = Counter((c["frequency"], c["novel_axis"]) for c in categories)
     images = {
         group: [c["image_count"] for c in categories if c["frequency"] == group] for group in "rcf"
@@ -53,7 +54,7 @@ def table(categories: list[dict]) -> str:
 
 
 def contact_sheet(json_file: Path) -> Image.Image:
-    """The first pictures of a split with boxes and names, those of novel categories in orange."""
+    """The first 24 pictures of a split with boxes and names; novel categories are orange."""
     dataset = json.loads(json_file.read_text(encoding="utf-8"))
     categories = {c["id"]: c for c in dataset["categories"]}
     sheet = Image.new("RGB", (_COLUMNS * _CELL, _ROWS * _CELL))
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     total = args.train + args.val
     print(
-        f"{args.output}: {generated.drawn} of {total} pictures drawn, the others were there\n"
+        f"{args.output}: {generated.drawn} of {total} pictures drawn, the others existed\n"
         f"sha256 of annotations            {generated.annotations_sha256}\n"
         f"sha256 of annotations and pixels {generated.sha256}"
     )

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Train the small CLIP's vision tower to classify a world's base categories, as ImageNet would.
+"""Train the small CLIP's vision tower to classify a world's base categories.
 
     python -m laptop_world.pretrain_classifier --world test --output FILE.safetensors
 
-What the laptop world's detectors start from where they do not start from CLIP: the same network,
-trained on labels of single objects instead of captions, and never on a novel category. The file is
-in OpenAI's format, its text encoder untrained; beside it a JSON file says how it was made.
+A detector can start from this classifier instead of CLIP, as others start from ImageNet. The
+network is the same, but it has learned from labels of single objects, not from captions, and has
+never seen a novel category. The file is in OpenAI's format; its text encoder is untrained. A JSON
+file beside it says how it was made.
 """
 
 import argparse
@@ -19,17 +20,9 @@ from tqdm import tqdm
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
-from laptop_world.pretrain_clip import (
-    CLIP_NORM,
-    PEAK_LR,
-    SIZES,
-    WARMUP,
-    WEIGHT_DECAY,
-    build_model,
-    save,
-    to_inputs,
-)
+from laptop_world.pretrain_clip import CLIP_NORM, PEAK_LR, WARMUP, WEIGHT_DECAY
 from laptop_world.shapes import CaptionedShapes, load_world
+from laptop_world.small_clip import SIZES, build_model, save, to_inputs
 
 BATCH_SIZE = 128
 
@@ -39,19 +32,23 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--world", required=True, choices=("dev", "test"), help="whose base categories")
+    add("--world", required=True, choices=("dev", "test"), help="its base categories are learned")
     add("--output", required=True, type=Path, metavar="FILE.safetensors")
-    add("--pictures", type=int, default=25_600, metavar="N", help="drawn once (default: 25,600)")
-    add("--epochs", type=int, default=5, help="default: 5")
-    add("--val", type=int, default=2000, metavar="N", help="pictures to classify at the end")
+    add("--pictures", type=int, default=25_600, metavar="N", help="to train on (default: 25,600)")
+    add("--epochs", type=int, default=5, help="passes over the pictures (default: 5)")
+    add("--val", type=int, default=2000, metavar="N", help="pictures to classify (default: 2,000)")
     add("--seed", type=int, default=0)
     return parser
 
 
 def base_pictures(world: str, count: int, split: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures of one object each: (N, n, n, 3) uint8, and (N,) int64 indices of base categories.
+    """Pictures of one object of a base category each.
 
-    Of the captions' pictures, those of other names are left out.
+    They are the first ``count`` such pictures of ``CaptionedShapes``.
+
+    Returns:
+        The pictures, (count, n, n, 3) uint8 RGB, and their labels, (count,) int64: a label is the
+        category's index among the base categories.
     """
     whole = load_world(world)
     base = [name for name, axis in zip(whole.names, whole.axes, strict=True) if axis is None]
@@ -71,6 +68,7 @@ def base_pictures(world: str, count: int, split: str, seed: int) -> tuple[Tensor
 
 
 def train(tower: nn.Module, head: nn.Linear, args: argparse.Namespace) -> None:
+    """Train both in place: cross-entropy, AdamW, a one-cycle schedule."""
     pictures, targets = base_pictures(args.world, args.pictures, "train", args.seed)
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
@@ -97,7 +95,7 @@ def train(tower: nn.Module, head: nn.Linear, args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def accuracy(tower: nn.Module, head: nn.Linear, args: argparse.Namespace) -> float:
-    """Share of single objects, in other pictures, whose category comes out first."""
+    """The share of held-out pictures, 0 to 1, whose category has the highest score."""
     pictures, targets = base_pictures(args.world, args.val, "val", args.seed)
     tower.eval()
     found = [head(tower(to_inputs(part))).argmax(dim=1) for part in pictures.split(250)]

@@ -3,9 +3,10 @@
 
     python -m laptop_world.pretrain_clip --output FILE.safetensors
 
-It is OpenAI's own model class in small, saved under OpenAI's names as float16 safetensors; beside
-it a JSON file says how it was made and its zero-shot accuracy. After an interruption, run the same
-again: it goes on from FILE.partial.pth (and draws the pictures again, which takes minutes).
+The model is a small instance of OpenAI's own class. Its weights are saved under OpenAI's names, as
+float16 safetensors. A JSON file beside them says how they were made and how accurate the model is
+at zero-shot classification. After an interruption, give the same command again: training goes on
+from FILE.partial.pth. The pictures are drawn again, which takes minutes.
 """
 
 import argparse
@@ -13,40 +14,24 @@ import math
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from clip import tokenize
-from clip.clip import _transform
-from clip.model import CLIP, Bottleneck
-from safetensors.torch import save_file
+from clip.model import CLIP
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import load_clip, sha256_of_file
-from gridclip.data.teacher import encode_images
+from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import replacing, write_json
-from gridclip.text.encoder import encode_prompts
 from laptop_world.shapes import ALL_NAMES, CaptionedShapes
 from laptop_world.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
+from laptop_world.small_clip import SIZES, build_model, save, to_inputs, zero_shot_accuracy
 
-# With a text width of 64, the least for one head, the token table is most of the file.
-SIZES = dict(
-    embed_dim=64,
-    image_resolution=64,
-    vision_layers=(2, 2, 2, 1),
-    vision_width=16,
-    vision_patch_size=None,
-    context_length=77,
-    vocab_size=49408,
-    transformer_width=64,
-    transformer_heads=1,
-    transformer_layers=2,
-)
 CAPTION_TOKENS = 32  # the longest caption has 29
 DRAWN_AT_ONCE = 64
 WORDS = (*TEXTURES, *COLOURS, *SHAPES)
@@ -55,8 +40,6 @@ PEAK_LR, TEXT_LR, WARMUP, WEIGHT_DECAY, CLIP_NORM = 4e-3, 1e-3, 0.03, 0.1, 1.0
 WORD_WEIGHT = 3.0
 MAX_LOGIT_SCALE = math.log(100)
 SAVE_PERIOD = 250
-_normalize = _transform(SIZES["image_resolution"]).transforms[-1]
-MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in (_normalize.mean, _normalize.std))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -65,47 +48,46 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="FILE.safetensors")
-    add("--pairs", type=int, default=100_352, help="drawn once; default: 100,352")
-    add("--epochs", type=int, default=5, help="default: 5")
+    add("--pairs", type=int, default=100_352, help="pictures with captions (default: 100,352)")
+    add("--epochs", type=int, default=5, help="passes over the pairs (default: 5)")
     add("--batch-size", type=int, default=128, help="default: 128")
-    add("--val", type=int, default=3000, metavar="N", help="pictures of one object to classify")
+    add("--val", type=int, default=3000, metavar="N", help="pictures to classify (default: 3,000)")
     add("--seed", type=int, default=0)
     add("--num-workers", type=int, default=2, help="processes that draw pictures (default: 2)")
     return parser
 
 
 class Pairs:
-    """All pictures, captions and names, in memory.
+    """All pairs of a picture and a caption, in memory.
 
     Attributes:
-        pictures: (N, n, n, 3) uint8.
-        tokens: (N, CAPTION_TOKENS) int64.
-        names: (N,) int64, the same for pairs with the same names.
-        words: (N, len(WORDS)) float32, how often each word of a name is in the caption.
+        pictures: (N, n, n, 3) uint8 RGB.
+        tokens: (N, CAPTION_TOKENS) int64, the captions.
+        names: (N,) int64, equal for pairs whose captions have the same object names.
+        words: (N, len(WORDS)) float32, how often each word occurs in the caption's object names.
     """
 
     def __init__(self, args: argparse.Namespace):
         size = SIZES["image_resolution"]
         drawn = CaptionedShapes(args.pairs, size, seed=args.seed)
-        loader = DataLoader(
-            drawn, batch_size=DRAWN_AT_ONCE, num_workers=args.num_workers, collate_fn=collate
-        )
+        loader = DataLoader(drawn, batch_size=DRAWN_AT_ONCE, num_workers=args.num_workers)
         self.pictures = torch.empty(args.pairs, size, size, 3, dtype=torch.uint8)
-        self.tokens = torch.empty(args.pairs, CAPTION_TOKENS, dtype=torch.int64)
+        captions: list[str] = []
+        for pictures, spoken in tqdm(loader, "drawing", unit="batch"):
+            self.pictures[len(captions) : len(captions) + len(spoken)] = pictures
+            captions += spoken
+        self.tokens = tokenize(captions)[:, :CAPTION_TOKENS].long()
+        names = [tuple(sorted(NAME.findall(caption))) for caption in captions]
         kinds: dict[tuple[str, ...], int] = {}
-        self.names = torch.empty(args.pairs, dtype=torch.int64)
-        self.words = torch.empty(args.pairs, len(WORDS))
-        for i, (pictures, captions) in enumerate(tqdm(loader, "drawing", unit="batch")):
-            rows = slice(i * DRAWN_AT_ONCE, i * DRAWN_AT_ONCE + len(captions))
-            self.pictures[rows] = pictures
-            self.tokens[rows] = tokenize(list(captions))[:, :CAPTION_TOKENS]
-            names = [tuple(sorted(NAME.findall(caption))) for caption in captions]
-            self.names[rows] = torch.tensor([kinds.setdefault(n, len(kinds)) for n in names])
-            counts = [Counter(" ".join(n).split()) for n in names]
-            self.words[rows] = torch.tensor([[float(c[word]) for word in WORDS] for c in counts])
+        self.names = torch.tensor([kinds.setdefault(n, len(kinds)) for n in names])
+        counts = [Counter(" ".join(n).split()) for n in names]
+        self.words = torch.tensor([[float(c[word]) for word in WORDS] for c in counts])
 
     def batch(self, seed: int, epoch: int, index: int, size: int) -> tuple[Tensor, ...]:
-        """Inputs, half of them mirrored, tokens, names and words of a batch."""
+        """Batch ``index`` of an epoch: inputs, about half of them mirrored, tokens, names, words.
+
+        It depends on the arguments alone, so a resumed run sees the same batches.
+        """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         chosen = torch.randperm(len(self.names), generator=generator)
         chosen = chosen[index * size : (index + 1) * size]
@@ -116,18 +98,13 @@ class Pairs:
         return inputs, self.tokens[chosen], self.names[chosen], self.words[chosen]
 
 
-def to_inputs(pictures: Tensor) -> Tensor:
-    """(N, n, n, 3) uint8 RGB to (N, 3, n, n) float32 as CLIP takes them, channels last."""
-    return (pictures.permute(0, 3, 1, 2) / 255 - MEAN) / STD
-
-
 def contrastive_loss(image: Tensor, text: Tensor, names: Tensor, logit_scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy over a batch, in which pairs of the same names don't compete.
+    """CLIP's symmetric cross-entropy over a batch. Pairs with the same names do not compete.
 
     Args:
-        image, text: (N, D) of unit length.
-        names: (N,) int64.
-        logit_scale: scalar, the log of the factor.
+        image, text: (N, D) embeddings of unit length.
+        names: (N,) int64, as in ``Pairs``.
+        logit_scale: scalar, the logarithm of the factor on the cosines.
     """
     own = torch.arange(len(names))
     same = (names[:, None] == names) & (own[:, None] != own)
@@ -136,27 +113,20 @@ def contrastive_loss(image: Tensor, text: Tensor, names: Tensor, logit_scale: Te
 
 
 def word_loss(word_logits: Tensor, words: Tensor) -> Tensor:
-    """Cross-entropy of a picture's words: (N, W) logits and counts, both over WORDS.
+    """Cross-entropy of a picture's words. Logits and counts are (N, W), W words as in WORDS.
 
-    The contrastive loss alone tells colours apart at once, textures late and shapes hardly at all
-    in the time there is; named words teach all three (as CatLIP does, arXiv 2404.15653).
+    With the contrastive loss alone the model learns colours at once, textures late, and shapes
+    hardly at all in so short a run. Classifying the words teaches all three, as in CatLIP
+    (arXiv 2404.15653).
     """
     return F.cross_entropy(word_logits, words / words.sum(dim=1, keepdim=True))
 
 
-def build_model() -> CLIP:
-    """CLIP as OpenAI initialise it, but for residual branches that are open from the start: closed
-    ones cost a run this short most of what it could learn of shapes."""
-    model = CLIP(**SIZES)
-    for module in model.visual.modules():
-        if isinstance(module, Bottleneck):
-            nn.init.ones_(module.bn3.weight)
-    return model.to(memory_format=torch.channels_last)  # a third faster on a CPU
-
-
 def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
-    """AdamW, slower for the text encoder and without decay of gains and biases; a linear warm-up,
-    then half a cosine to zero."""
+    """AdamW and its schedule, a linear warm-up and then half a cosine to zero.
+
+    The text encoder has a lower learning rate. Gains and biases have no weight decay.
+    """
     vision = [*model.visual.parameters(), *word_head.parameters()]
     in_vision = set(vision)
     text = [p for p in model.parameters() if p not in in_vision]
@@ -180,22 +150,30 @@ def build_optimizer(model: CLIP, word_head: nn.Linear, steps: int):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def resume(partial: Path, settings: dict, parts: Sequence) -> int:
+    """Load the states of the parts from ``partial`` and return the number of steps done.
+
+    Raises:
+        SystemExit: the file belongs to a run with other settings.
+    """
+    saved = torch.load(partial, weights_only=True)
+    if saved["settings"] != settings:
+        sys.exit(f"error: {partial} belongs to a run with {saved['settings']}: delete it.")
+    for part, state in zip(parts, saved["states"], strict=True):
+        part.load_state_dict(state)
+    return saved["step"]
+
+
 def train(model: CLIP, args: argparse.Namespace) -> None:
-    """Train in place, from ``FILE.partial.pth`` on if it is there."""
+    """Train the model in place. Goes on from ``FILE.partial.pth`` if that exists."""
     steps_per_epoch = args.pairs // args.batch_size
     steps = args.epochs * steps_per_epoch
     word_head = nn.Linear(SIZES["embed_dim"], len(WORDS))  # for training only
     optimizer, scheduler = build_optimizer(model, word_head, steps)
     parts = (model, word_head, optimizer, scheduler)
-    partial, start = args.output.with_suffix(".partial.pth"), 0
+    partial = args.output.with_suffix(".partial.pth")
     settings = {name: getattr(args, name) for name in ("pairs", "epochs", "batch_size", "seed")}
-    if partial.is_file():
-        saved = torch.load(partial, weights_only=True)
-        if saved["settings"] != settings:
-            sys.exit(f"error: {partial} is of a run with {saved['settings']}: delete it.")
-        for part, state in zip(parts, saved["states"], strict=True):
-            part.load_state_dict(state)
-        start = saved["step"]
+    start = resume(partial, settings, parts) if partial.is_file() else 0
     pairs = Pairs(args)
     model.train()
     bar = tqdm(range(start, steps), "training", initial=start, total=steps, unit="step")
@@ -220,48 +198,11 @@ def train(model: CLIP, args: argparse.Namespace) -> None:
                 torch.save({"step": step + 1, "settings": settings, "states": states}, path)
 
 
-def collate(pairs: list[tuple[np.ndarray, str]]) -> tuple[Tensor, tuple[str, ...]]:
-    pictures, captions = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(pictures)), captions
-
-
-def save(model: CLIP, path: Path) -> None:
-    """OpenAI's state dict in float16, with the sizes that they store beside the weights."""
-    tensors = {
-        k: v.half().contiguous() if v.is_floating_point() else v
-        for k, v in model.state_dict().items()
-    }
-    with replacing(path) as partial:
-        save_file(tensors, partial)
-
-
-def zero_shot_accuracy(clip_file: Path, num_pictures: int) -> dict[str, float]:
-    """Shares of single objects whose name, of all 360, or one of whose words comes out first."""
-    model, _ = load_clip(clip_file)
-    text = encode_prompts([f"a photo of a {name}" for name in ALL_NAMES], model)
-    pairs = CaptionedShapes(num_pictures, SIZES["image_resolution"], split="val", max_objects=1)
-    right = []
-    for first in tqdm(range(0, num_pictures, 250), desc="zero-shot", unit="batch"):
-        indices = range(first, min(first + 250, num_pictures))
-        pictures = torch.from_numpy(np.stack([pairs[i][0] for i in indices]))
-        best = (encode_images(model, to_inputs(pictures)) @ text.T).argmax(dim=1).tolist()
-        for i, found in zip(indices, best, strict=True):
-            (truth,) = pairs.names(i)
-            right.append(
-                [
-                    ALL_NAMES[found] == truth,
-                    *(a == b for a, b in zip(ALL_NAMES[found], truth, strict=True)),
-                ]
-            )
-    shares = np.mean(right, axis=0).round(4).tolist()
-    return dict(zip(("name", "texture", "colour", "shape"), shares, strict=True))
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argument_parser()
     args = parser.parse_args(argv)
     if args.pairs % args.batch_size:
-        parser.error("--pairs is to be a multiple of --batch-size")
+        parser.error("--pairs must be a multiple of --batch-size")
     torch.manual_seed(args.seed)
     model = build_model()
     train(model, args)

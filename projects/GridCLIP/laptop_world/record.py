@@ -1,4 +1,4 @@
-"""What a piece of work was made from, whether it is complete, and the seconds that it took."""
+"""A small file beside a piece of work: what it was made from, whether it is complete, its time."""
 
 import json
 import os
@@ -8,22 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-from omegaconf import DictConfig
-
-from gridclip.clip_checkpoint import read_clip_checkpoint, sha256_of_file
-from gridclip.evaluation.results import jsonable_config
 from gridclip.files import write_json
 
 _HEARTBEAT_SECONDS = 5.0
 
 
 class ChangedError(Exception):
-    """What is there was made from something else than is asked for now."""
+    """What is there was made from something else than what is asked for now."""
 
 
 class TaskRecord:
-    """A small JSON file beside a piece of work.
+    """A JSON file beside a piece of work.
 
     Attributes:
         complete: the work is done.
@@ -38,7 +33,7 @@ class TaskRecord:
             identity: what the work depends on, as JSON.
 
         Raises:
-            ChangedError: the file is of another identity; names what differs.
+            ChangedError: the file has another identity; the message names what differs.
         """
         self.path = Path(path)
         self.identity = json.loads(json.dumps(identity))
@@ -49,7 +44,7 @@ class TaskRecord:
         found = json.loads(self.path.read_text(encoding="utf-8"))
         if differing := differing_keys(found["identity"], self.identity):
             listed = ", ".join(differing[:5]) + (", ..." if len(differing) > 5 else "")
-            raise ChangedError(f"{self.path} is of other settings ({listed})")
+            raise ChangedError(f"{self.path} was made with other settings ({listed})")
         self.complete, self.seconds = found["complete"], found["seconds"]
         self.parts = found["parts"]
 
@@ -59,8 +54,10 @@ class TaskRecord:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Complete once the block ends without an exception. Its seconds are written on the way, so
-        that a kill loses few."""
+        """Complete once the block ends without an exception.
+
+        Its seconds are written on the way, so that a kill loses few.
+        """
         before, start, ended = self.seconds, time.monotonic(), threading.Event()
 
         def count() -> None:
@@ -97,16 +94,3 @@ def differing_keys(a, b, prefix: str = "") -> list[str]:
             for name in differing_keys(a.get(key, absent), b.get(key, absent), f"{prefix}.{key}")
         ]
     return [] if a == b else [prefix.removeprefix(".")]
-
-
-def run_identity(cfg: DictConfig) -> dict:
-    """What the outcome of a config's run depends on, but for the code: settings, CLIP's weights and
-    the annotations of training and test."""
-    names = {cfg.dataloader[part].dataset.names for part in ("train", "test")}
-    return {
-        "config": jsonable_config(cfg),
-        "clip_sha256": read_clip_checkpoint(cfg.clip.weights).sha256,
-        "annotations_sha256": {
-            name: sha256_of_file(MetadataCatalog.get(name).json_file) for name in sorted(names)
-        },
-    }

@@ -2,15 +2,15 @@
 
 VARIANTS = {
     "gridclip": "GridCLIP",
-    "whole_image_alignment": "image-level alignment in the paper's words",
+    "whole_image_alignment": "image-level alignment on the whole picture",
     "no_image_alignment": "without image-level alignment",
-    "slow_backbone": "without it, the backbone's learning rate a tenth",
+    "slow_backbone": "without image-level alignment, backbone learning rate x 0.1",
     "no_dense_scores": "GridCLIP without dense scores",
-    "grid_level_alone": "grid-level alignment alone, the backbone's learning rate a tenth",
+    "grid_level_alone": "grid-level alignment alone, backbone learning rate x 0.1",
     "light_towers": "GridCLIP with towers of two convolutions",
     "closed_set": "without grid-level alignment (closed set)",
-    "random_init": "random instead of CLIP initialisation",
-    "classification_init": "initialised by classification of the base categories",
+    "random_init": "random initialisation instead of CLIP's",
+    "classification_init": "initialised from a classifier of the base categories",
     "vild_text": "ViLD-text",
     "vild": "ViLD",
     "vild_ensemble": "ViLD-ensemble",
@@ -18,7 +18,11 @@ VARIANTS = {
 
 
 def laptop_world_table(summary: dict) -> str:
-    """AP of every variant, mean and spread over seeds."""
+    """AP of every variant, with mean and spread over seeds.
+
+    Args:
+        summary: as ``laptop_world.summary.summarise`` returns it.
+    """
     metrics = list(next(iter(summary.values())))
     seeds = sorted({cell["n"] for row in summary.values() for cell in row.values()})
     count = " or ".join(map(str, seeds))
@@ -32,9 +36,9 @@ def laptop_world_table(summary: dict) -> str:
     return "\n".join(
         [
             f"**The laptop world**, test: box AP, mean ± standard deviation over {count} seeds. "
-            "Novel categories, APr, are unseen combinations, shapes or textures. "
-            "`make reproduce` makes it; `results/laptop_world_runs.json` holds every run's config, "
-            "commit, versions and seconds.",
+            "APr is the AP of novel categories: unseen combinations, shapes or textures. "
+            "`make reproduce` makes this table; `results/laptop_world_runs.json` holds the config, "
+            "commit, versions and seconds of every run.",
             "",
             "| | " + " | ".join(name.replace("APr_", "APr ") for name in metrics) + " |",
             "|---|" + "---|" * len(metrics),
@@ -46,7 +50,11 @@ def laptop_world_table(summary: dict) -> str:
 
 
 def laptop_time_table(curves: dict) -> str:
-    """Accuracy of GridCLIP and ViLD against the minutes that they take."""
+    """Accuracy of GridCLIP and ViLD against the minutes that they take.
+
+    Args:
+        curves: the contents of ``laptop_world_time.json``.
+    """
     rows = [
         f"| {VARIANTS[variant]} | {point['steps']} | {curve['preparation_minutes']:.1f} | "
         f"{point['minutes']:.1f} | {point['AP']:.1f} | {point['APr']:.1f} | {point['APf']:.1f} | "
@@ -56,10 +64,10 @@ def laptop_time_table(curves: dict) -> str:
     ]
     return "\n".join(
         [
-            "**Accuracy against time**, the same world: minutes of one core, two runs at a time on "
-            "two. *Before* is the making of CLIP's embeddings, for ViLD of proposals too, but not "
-            "the training of ViLD-text, which those come from. Every length is a schedule "
-            "of its own.",
+            "**Accuracy against time**, the same world. Minutes are those of one core; two runs "
+            "shared a machine of two cores. *Before* is the time to compute CLIP's embeddings and, "
+            "for ViLD, the proposals; the training of ViLD-text, which makes the proposals, is not "
+            "counted. Every number of steps is a run of its own, with its own schedule.",
             "",
             "| | steps | before, min | training, min | AP | APr | APf | runs |",
             "|---|---|---|---|---|---|---|---|",
@@ -71,6 +79,7 @@ def laptop_time_table(curves: dict) -> str:
 
 
 def mean_and_spread(cell: dict | None) -> str:
+    """Text such as "48.3 ± 0.1": without the spread for a single run, a dash without a value."""
     if cell is None or cell["mean"] is None:
         return "–"
     spread = "" if cell["std"] is None else f" ± {cell['std']:.1f}"

@@ -42,7 +42,7 @@ dataloader = dict(
                 L(T.RandomFlip)(horizontal=True),
             ],
             image_format="RGB",
-            image_embeddings="${clip.image_embeddings}",
+            embeddings="${clip.image_embeddings}",
         ),
         total_batch_size=16,
         repeat_threshold=0.001,

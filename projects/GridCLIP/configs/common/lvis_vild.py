@@ -12,7 +12,7 @@ from .lvis import dataloader
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "gridclip")
 
-# scripts/precompute_proposals.py makes the proposals, train_net.py the region embeddings.
+# scripts/precompute.py proposals makes the proposals, train_net.py the region embeddings.
 clip = dict(
     weights=_clip.weights,
     names=_clip.names,
@@ -31,7 +31,7 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
         L(T.RandomFlip)(horizontal=True),
     ],
     image_format="RGB",
-    region_embeddings="${clip.region_embeddings}",
+    embeddings="${clip.region_embeddings}",
 )
 # The official code draws every image equally often.
 dataloader.train.update(total_batch_size=256, repeat_threshold=0.0)

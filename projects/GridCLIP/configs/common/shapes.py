@@ -40,7 +40,7 @@ dataloader = dict(
             is_train=True,
             augmentations=[L(T.RandomFlip)(horizontal=True)],
             image_format="RGB",
-            image_embeddings="${clip.image_embeddings}",
+            embeddings="${clip.image_embeddings}",
         ),
         total_batch_size=16,
         repeat_threshold=0.001,

@@ -1,4 +1,6 @@
-"""GridCLIP whose backbone starts from a classifier of the base categories, as from ImageNet::
+"""The backbone starts from a classifier of the base categories instead of CLIP.
+
+This is what an initialisation from ImageNet is for photographs. First train the classifier::
 
     python -m laptop_world.pretrain_classifier --world test --output \\
         datasets/shapes/shapes_test_classifier.safetensors
@@ -8,7 +10,7 @@ import os
 
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
-model.dense_scores = None  # there is no CLIP in it
+model.dense_scores = None  # this backbone does not map into CLIP's space
 train.init_checkpoint = os.path.join(
     os.getenv("DETECTRON2_DATASETS", "datasets"),
     "shapes/shapes_${shapes.world}_classifier.safetensors",

@@ -1,4 +1,4 @@
-"""Without Grid-level Alignment: learned category vectors in place of text embeddings."""
+"""GridCLIP without Grid-level Alignment: learned category vectors instead of text embeddings."""
 
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 

@@ -1,4 +1,4 @@
-"""Grid-level Alignment and nothing else: slow_backbone's weights without the dense scores."""
+"""Grid-level Alignment alone: the weights of slow_backbone, evaluated without dense scores."""
 
 from .slow_backbone import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 

@@ -1,4 +1,4 @@
-"""GridCLIP on the laptop world: 1,000 steps of 16 pictures, 4 passes, minutes on two cores."""
+"""GridCLIP on the laptop world: 1,000 steps of 16 pictures, minutes on two cores."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data.detection_utils import get_fed_loss_cls_weights
@@ -8,14 +8,15 @@ from ..common.gridclip_r50 import model
 from ..common.shapes import clip, dataloader, shapes
 from ..common.train import lr_multiplier, optimizer, train
 
-# The sizes of laptop_world/pretrain_clip.py.
+# The sizes are those of laptop_world/small_clip.py.
 model.backbone.bottom_up.update(layers=(2, 2, 2, 1), width=16, embed_dim=64, input_resolution=64)
 model.classifier.embed_dim = 64
 model.backbone.update(out_channels=64, top_block=None)
 model.head.update(num_levels=3, conv_dims=[64, 64, 64, 64])
-model.dense_scores.scale = 15.0  # the small CLIP's own factor is 37
+model.dense_scores.scale = 15.0  # the factor on the small CLIP's own cosines is 37
 model.head_in_features = ["p3", "p4", "p5"]
-# An object of FCOS's P3 would fill half of these pictures. Halved anchors, same sampling radius.
+# FCOS's smallest objects, those of P3, would fill half of such a picture. So the anchors are half
+# as large, and the sampling radius, counted in anchors, is twice as large.
 model.update(anchor_scale=0.5, center_sampling_radius=3.0)
 
 model.federated_weights = L(get_fed_loss_cls_weights)(

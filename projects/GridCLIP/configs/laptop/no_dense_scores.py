@@ -1,4 +1,4 @@
-"""GridCLIP's weights, scored by the grid embeddings alone."""
+"""The weights of gridclip, evaluated without dense scores: the grid embeddings alone."""
 
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 

@@ -3,5 +3,5 @@
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.backbone.bottom_up.update(freeze_at=0, freeze_norm=False)
-model.dense_scores = None  # there is no CLIP in it
+model.dense_scores = None  # this backbone does not map into CLIP's space
 train.update(init_checkpoint="", output_dir="output/laptop/random_init")

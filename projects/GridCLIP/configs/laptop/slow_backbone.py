@@ -1,6 +1,6 @@
-"""Without Image-level Alignment, the backbone at a tenth of the learning rate.
+"""GridCLIP without Image-level Alignment, with a tenth of the learning rate for the backbone.
 
-The other way to keep it near CLIP: let it learn less.
+A low learning rate is another way to keep the backbone near CLIP.
 """
 
 from .no_image_alignment import clip, dataloader, lr_multiplier, model, optimizer, shapes, train

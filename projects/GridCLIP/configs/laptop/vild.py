@@ -1,10 +1,9 @@
-"""ViLD on the laptop world: 500 steps of 16 pictures.
+"""ViLD on the laptop world: 500 steps of 16 pictures, which take longer than GridCLIP's 1,000.
 
-They take longer than GridCLIP's 1,000; `make reproduce` also trains other lengths. It learns from
-ViLD-text's proposals, 32 a picture::
+ViLD is distilled on 32 proposals a picture, which come from ViLD-text's region proposal network::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text.py
-    scripts/precompute_proposals.py --config-file .../vild_text.py --max-proposals 32 \\
+    scripts/precompute.py proposals --config-file .../vild_text.py --max-proposals 32 \\
         --weights output/laptop/vild_text/model_final.pth
     projects/GridCLIP/train_net.py --config-file .../vild.py
 """
@@ -31,16 +30,17 @@ model.backbone.bottom_up = _gridclip.backbone.bottom_up
 model.backbone.update(out_channels=64, norm="GN")
 model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [96]]
 model.proposal_generator.update(pre_nms_topk=[300, 300], post_nms_topk=[300, 300])
-# In few steps it is the boxes that come late, and four of the RPN's 256 anchors are positive.
+# In so few steps the boxes lag behind the scores: only about 4 of the RPN's 256 sampled anchors are
+# positive.
 model.proposal_generator.loss_weight = dict(loss_rpn_loc=10.0)
-# Of 0.02, 0.1 and the official 0.5 the one that costs ViLD-text's AP least in so few steps.
+# Tried: 0.02, 0.1 and the official 0.5. In so few steps the smallest costs the least AP.
 model.roi_heads.update(batch_size_per_image=64, distillation_weight=0.02)
 model.roi_heads.box_head.update(conv_dims=[64, 64, 64, 64], fc_dims=[256], conv_norm="GN")
 model.roi_heads.box_predictor.input_shape.channels = 256
 model.roi_heads.box_predictor.loss_weight = dict(loss_box_reg=4.0)
 model.classifier.update(
     embed_dim=_gridclip.classifier.embed_dim,
-    temperature=37.0,  # the small CLIP's own, as the official 100 is CLIP's
+    temperature=37.0,  # the small CLIP's own; the official 100 is that of OpenAI's CLIP
     novel_classes=L(novel_classes)(name="${dataloader.train.dataset.names}"),
 )
 
@@ -48,9 +48,9 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
     is_train=True,
     augmentations=dataloader.train.mapper.augmentations,
     image_format="RGB",
-    region_embeddings="${clip.region_embeddings}",
+    embeddings="${clip.region_embeddings}",
 )
-# Nothing holds the backbone in CLIP's space here.
+# No image-level alignment holds the backbone in CLIP's space, so it learns slowly.
 optimizer.params.lr_factor_func.factor = 0.1
 train.update(max_iter=500, output_dir="output/laptop/vild")
 lr_multiplier.warmup_length = 50 / 500

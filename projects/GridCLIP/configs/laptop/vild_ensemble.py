@@ -1,4 +1,4 @@
-"""ViLD-ensemble on the laptop world: a head of its own for distillation."""
+"""ViLD-ensemble on the laptop world: distillation has a head of its own."""
 
 from .vild import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 

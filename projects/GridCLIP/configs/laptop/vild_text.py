@@ -1,7 +1,7 @@
-"""ViLD-text on the laptop world: no distillation. Its RPN makes ViLD's proposals."""
+"""ViLD-text on the laptop world: no distillation. Its region proposal network serves ViLD."""
 
 from .vild import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.roi_heads.distillation_weight = 0.0
-dataloader.train.mapper.region_embeddings = None
+dataloader.train.mapper.embeddings = None
 train.output_dir = "output/laptop/vild_text"

@@ -1,4 +1,7 @@
-"""Image-level Alignment in the paper's words: the student's image embedding to CLIP's own."""
+"""Image-level Alignment on the whole picture instead of nine tiles.
+
+The student's image embedding, by CLIP's own attention pool, is aligned with the frozen encoder's.
+"""
 
 from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
 

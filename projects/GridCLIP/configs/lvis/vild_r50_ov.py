@@ -5,7 +5,7 @@
 Three commands lead here, and the last one also makes the region embeddings::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text_r50_ov.py
-    scripts/precompute_proposals.py --config-file .../vild_text_r50_ov.py \\
+    scripts/precompute.py proposals --config-file .../vild_text_r50_ov.py \\
         --weights output/vild_text_r50_ov/model_final.pth
     projects/GridCLIP/train_net.py --config-file .../vild_r50_ov.py
 

@@ -2,7 +2,7 @@
 
 As ViLD needs proposals, ViLD-text goes first, which is this config with
 
-    model.roi_heads.distillation_weight=0 dataloader.train.mapper.region_embeddings=null
+    model.roi_heads.distillation_weight=0 dataloader.train.mapper.embeddings=null
 
 and then ``scripts/precompute_proposals.py --max-proposals 2``. Without OpenAI's weights at hand it
 runs on an archive of RN50's true sizes with random weights; give clip.weights=clip://RN50 for the

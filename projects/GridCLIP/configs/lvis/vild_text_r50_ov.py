@@ -4,5 +4,5 @@ proposals for the others."""
 from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
 
 model.roi_heads.distillation_weight = 0.0
-dataloader.train.mapper.region_embeddings = None
+dataloader.train.mapper.embeddings = None
 train.output_dir = "output/vild_text_r50_ov"

@@ -8,8 +8,7 @@ from .datasets import (
     remove_novel_categories,
 )
 from .loader import build_train_loader
-from .mapper import GridCLIPDatasetMapper
-from .vild_mapper import ViLDDatasetMapper
+from .mapper import GridCLIPDatasetMapper, ViLDDatasetMapper
 
 __all__ = [
     "LVIS_V1_RARE",

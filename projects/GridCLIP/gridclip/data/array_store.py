@@ -20,7 +20,6 @@ from typing import ClassVar
 import numpy as np
 from detectron2.utils import comm
 
-FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 
 
@@ -33,17 +32,16 @@ class Manifest:
     """What a store holds; subclasses add fields and say which arrays there are.
 
     Attributes:
+        version: of the files' format.
         dataset: name of the dataset.
         image_ids: one for every row, in the order of the rows; unique ints or strings.
     """
 
+    version: ClassVar[int] = 1
     dataset: str
     image_ids: tuple[int | str, ...]
-    version: int = FORMAT_VERSION
 
     def __post_init__(self):
-        if self.version != FORMAT_VERSION:
-            raise StoreError(f"format version {self.version}: {FORMAT_VERSION} can be read")
         if not self.image_ids:
             raise StoreError("no images")
         odd = next((i for i in self.image_ids if type(i) not in (int, str)), None)
@@ -62,14 +60,17 @@ class Manifest:
         return hashlib.sha256(json.dumps(self.image_ids).encode()).hexdigest()
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "image_ids_sha256": self.image_ids_sha256})
+        facts = {"version": self.version, "image_ids_sha256": self.image_ids_sha256}
+        return json.dumps({**asdict(self), **facts})
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
         """Raises StoreError for anything that ``to_json`` did not write."""
         try:
             entries = json.loads(text)
-            digest = entries.pop("image_ids_sha256")
+            digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
+            if version != cls.version:
+                raise StoreError(f"format version {version}, where {cls.version} is needed")
             manifest = cls(**cls._decode(entries))
         except StoreError:
             raise
@@ -109,6 +110,7 @@ class ArrayStore:
     Args:
         path: the folder.
         writable: whether rows can be written.
+        needed: what :meth:`command` has to make, for the error if there is no store.
 
     Raises:
         StoreError: the folder is missing, or its files do not fit each other.
@@ -118,8 +120,8 @@ class ArrayStore:
     contents: ClassVar[str]
     manifest_type: ClassVar[type[Manifest]]
 
-    def __init__(self, path: str | os.PathLike, *, writable: bool = False):
-        self.path, self.writable = Path(path), writable
+    def __init__(self, path: str | os.PathLike, *, writable: bool = False, **needed):
+        self.path, self.writable, self._needed = Path(path), writable, needed
         self.manifest = self._read_manifest()
         self._row_of = {image_id: row for row, image_id in enumerate(self.manifest.image_ids)}
         self._done = self._map("done")
@@ -127,6 +129,10 @@ class ArrayStore:
     @classmethod
     def command(cls, path: str | os.PathLike, manifest: Manifest | None = None, **needed) -> str:
         """The command that makes a store or resumes it; ``needed`` overrides the manifest."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What it holds, in a line."""
         raise NotImplementedError
 
     @classmethod
@@ -164,14 +170,18 @@ class ArrayStore:
                 comm.synchronize()
 
     @classmethod
-    def open(cls, path: str | os.PathLike):
+    def open(cls, path: str | os.PathLike, **needed):
         """Open a complete store for reading.
+
+        Args:
+            path: the folder.
+            needed: as in the constructor.
 
         Raises:
             StoreError: it is missing, damaged or incomplete; the message names the folder and the
                 command that makes or completes it.
         """
-        store = cls(path)
+        store = cls(path, **needed)
         if len(pending := store.pending()):
             total = len(store.manifest.image_ids)
             raise store._error(
@@ -213,12 +223,13 @@ class ArrayStore:
         except OSError as error:
             raise StoreError(
                 f"There is no {self.kind} at {self.path} ({error}). "
-                f"Make it with\n  {self.command(self.path)}"
+                f"Make it with\n  {self.command(self.path, **self._needed)}"
             ) from error
         except StoreError as error:
             raise StoreError(
-                f"{self.path / _MANIFEST} is no manifest: {error}. "
-                f"Delete the folder of the {self.kind} and run\n  {self.command(self.path)}"
+                f"{self.path / _MANIFEST} is not a manifest: {error}. "
+                f"Delete the folder of the {self.kind} and run\n"
+                f"  {self.command(self.path, **self._needed)}"
             ) from error
 
     def _map(self, name: str) -> np.memmap:
@@ -238,9 +249,9 @@ class ArrayStore:
         return np.lib.format.open_memmap(self.path / file, mode="r+")
 
     def _error(self, problem: str, **needed) -> StoreError:
+        command = self.command(self.path, self.manifest, **(self._needed | needed))
         return StoreError(
-            f"The {self.kind} {self.path} {problem}. Run\n"
-            f"  {self.command(self.path, self.manifest, **needed)}{self._command_note()}"
+            f"The {self.kind} {self.path} {problem}. Run\n  {command}{self._command_note()}"
         )
 
     def _command_note(self) -> str:

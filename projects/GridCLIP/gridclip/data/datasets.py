@@ -1,5 +1,6 @@
 """Data sets of the open-vocabulary protocol: novel categories never reach training."""
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def novel_classes(name: str) -> list[int]:
     Raises:
         ValueError: no such data set.
     """
-    if name not in DatasetCatalog:
-        raise ValueError(f"No data set '{name}' is registered.")
+    _check_registered(name)
     return list(MetadataCatalog.get(name).get("novel_classes", []))
 
 
@@ -85,12 +85,33 @@ def first_images(names: str, count: int) -> list[dict]:
 
 def check_annotations_exist(name: str) -> None:
     """Raise a FileNotFoundError that names the file and the fix if ``name`` can't be loaded."""
-    if name not in DatasetCatalog:
-        raise ValueError(f"No data set '{name}' is registered.")
+    _check_registered(name)
     metadata = MetadataCatalog.get(name)
     if not Path(metadata.json_file).is_file():
         fix = metadata.get("fix", _FIX)
         raise FileNotFoundError(f"Annotations of '{name}' are not at {metadata.json_file}. {fix}")
+
+
+def load_dataset(name: str) -> list[dict]:
+    """The records of a registered data set.
+
+    Raises:
+        ValueError: no such data set.
+        FileNotFoundError: its annotations are missing; names the file and the fix.
+    """
+    _check_registered(name)
+    try:
+        return DatasetCatalog.get(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. {MetadataCatalog.get(name).get('fix', _FIX)}") from error
+
+
+def _check_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, DatasetCatalog.list())
+        raise ValueError(
+            f"No data set '{name}' is registered; close names: {', '.join(close) or 'none'}."
+        )
 
 
 register_base_split("lvis_v1_train_base", "lvis_v1_train", LVIS_V1_RARE)

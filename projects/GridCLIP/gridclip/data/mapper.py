@@ -1,16 +1,22 @@
-"""The dataset mapper: detectron2's, with image embeddings and the federated annotation of LVIS."""
+"""Dataset mappers: detectron2's, with the teacher's embeddings and LVIS's federated annotation."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.transforms.augmentation import _TransformToAug
+from detectron2.structures import Boxes
 
 from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.data.regions import PROPOSALS
 
-KEEP_PICTURE = {
+Augmentation = T.Augmentation | T.Transform
+
+# Exact types only: what a subclass does is unknown. T.RandomFlip depends on its direction.
+_KEEP_PICTURE = {
     T.Resize,
     T.ResizeShortestEdge,
     T.ResizeScale,
@@ -22,78 +28,103 @@ KEEP_PICTURE = {
     T.NoOpTransform,
     T.ResizeTransform,
     T.BlendTransform,
+    T.HFlipTransform,
 }
 _CROPS = "it leaves only a part of the picture"
-_ROTATES = "a rotated picture has another embedding"
-_PADS = "its padding was not in the picture"
-_FLIPS = "the store has no embeddings of pictures flipped upside down"
-_REFUSED = {
+_CROPS_OR_PADS = "it crops or pads the picture"
+_ROTATES = "what a rotated picture or box shows has another embedding"
+_UPSIDE_DOWN = "the store has no embeddings of what is upside down"
+_REASONS = {
     T.RandomCrop: _CROPS,
     T.RandomCrop_CategoryAreaConstraint: _CROPS,
     T.MinIoURandomCrop: _CROPS,
     T.CropTransform: _CROPS,
-    T.FixedSizeCrop: "it crops or pads the picture",
-    T.RandomExtent: "it crops or pads the picture",
-    T.ExtentTransform: "it crops or pads the picture",
-    T.PadTransform: _PADS,
+    T.FixedSizeCrop: _CROPS_OR_PADS,
+    T.RandomExtent: _CROPS_OR_PADS,
+    T.ExtentTransform: _CROPS_OR_PADS,
+    T.PadTransform: "its padding was not in the picture",
     T.RandomRotation: _ROTATES,
     T.RotationTransform: _ROTATES,
-    T.VFlipTransform: _FLIPS,
+    T.RandomFlip: _UPSIDE_DOWN,
+    T.VFlipTransform: _UPSIDE_DOWN,
 }
 
 
-class AnnotatedDatasetMapper(DatasetMapper):
-    """detectron2's mapper; in training it refuses a record without annotations.
+class TeacherMapper(DatasetMapper):
+    """detectron2's mapper; in training it adds what an embedding store holds of a picture.
 
-    A record without objects has empty ones.
+    In training it refuses a record without annotations; a record without objects has empty ones.
+    A subclass names the augmentations after which stored embeddings still hold, opens its kind of
+    store, and adds to the output.
     """
 
-    def __call__(self, dataset_dict):
-        if self.is_train and "annotations" not in dataset_dict:
-            raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
-        return super().__call__(dataset_dict)
-
-
-class GridCLIPDatasetMapper(AnnotatedDatasetMapper):
-    """detectron2's mapper; in training it adds to its output
-
-    * ``image_embeddings``: (V, D) float32 of the picture as augmented, mirrored or not, and
-      ``image_windows``: (V, 4) float32, which parts of it they are, relative XYXY; both if a store
-      is given;
-    * ``negative_classes``, ``not_exhaustive_classes``: (n,) int64 contiguous category ids, in place
-      of LVIS's 1-based ``neg_category_ids`` and ``not_exhaustive_category_ids``, if the dataset has
-      them.
-    """
+    allowed: ClassVar[set[type]]
 
     @configurable
     def __init__(
         self,
         is_train: bool,
         *,
-        augmentations: list[T.Augmentation | T.Transform],
+        augmentations: list[Augmentation],
         image_format: str = "RGB",
-        image_embeddings: str | None = None,
+        embeddings: str | None = None,
         **kwargs,
     ):
         """
         Args:
             is_train, augmentations, image_format, kwargs: see ``DatasetMapper``.
-            image_embeddings: folder of a complete :class:`EmbeddingStore`; for training only.
+            embeddings: folder of a complete :class:`EmbeddingStore`; for training only. None: no
+                embeddings are added.
 
         Raises:
-            StoreError: the store is missing, incomplete, or lacks the mirrored pictures
-                that ``augmentations`` need.
-            ValueError: an augmentation changes what the picture shows, so that no embedding of the
-                store would fit it.
+            StoreError: the store is missing or incomplete, or not of the kind that is needed.
+            ValueError: after an augmentation, the stored embeddings would no longer fit.
         """
         super().__init__(is_train, augmentations=augmentations, image_format=image_format, **kwargs)
-        self.store = None
-        if image_embeddings is not None:
+        self.store: EmbeddingStore | None = None
+        if embeddings is not None:
             if not is_train:
-                raise ValueError("image_embeddings is for training: the model infers without them.")
-            flips = any([_flips(aug) for aug in single_augmentations(self.augmentations)])
-            self.store = EmbeddingStore.open(image_embeddings)
-            self.store.check(mirror=flips)
+                raise ValueError("embeddings are for training: the model infers without them.")
+            parts = list(single_augmentations(self.augmentations))
+            for augmentation in parts:
+                self._check(augmentation)
+            self.store = self._open(embeddings, mirror=any(map(_may_mirror, parts)))
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        if self.is_train and "annotations" not in dataset_dict:
+            raise ValueError(f"No annotations to train on in {dataset_dict['file_name']}.")
+        return super().__call__(dataset_dict)
+
+    def _open(self, path: str, mirror: bool) -> EmbeddingStore:
+        """The store, checked; ``mirror`` tells whether pictures may be mirrored."""
+        raise NotImplementedError
+
+    def _check(self, augmentation: Augmentation) -> None:
+        kind = type(augmentation)
+        if kind in self.allowed or (kind is T.RandomFlip and augmentation.horizontal):
+            return
+        reason = _REASONS.get(kind, "it is not known to keep what was embedded")
+        raise ValueError(f"{kind.__name__} cannot be used with stored embeddings: {reason}.")
+
+
+class GridCLIPDatasetMapper(TeacherMapper):
+    """detectron2's mapper; in training it adds to its output
+
+    * ``image_embeddings``: (V, D) float32 of the picture as augmented, mirrored or not, and
+      ``image_windows``: (V, 4) float32, which parts of it they are, relative XYXY; both if a store
+      (of windows) is given;
+    * ``negative_classes``, ``not_exhaustive_classes``: (n,) int64 contiguous category ids, in place
+      of LVIS's 1-based ``neg_category_ids`` and ``not_exhaustive_category_ids``, if the dataset has
+      them.
+    """
+
+    allowed = _KEEP_PICTURE
+
+    def _open(self, path: str, mirror: bool) -> EmbeddingStore:
+        store = EmbeddingStore.open(path, mirror=mirror)
+        if store.manifest.regions == PROPOSALS:
+            raise ValueError(f"{path} holds embeddings of proposals: give a store of windows.")
+        return store
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
@@ -106,43 +137,63 @@ class GridCLIPDatasetMapper(AnnotatedDatasetMapper):
         if self.store is not None:
             # Nested lists of transforms arrive here flattened by TransformList.
             flips = sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms)
-            embeddings = self.store.lookup(dataset_dict["image_id"], mirrored=flips % 2 == 1)
+            windows, embeddings = self.store.lookup(dataset_dict["image_id"], flips % 2 == 1)
             dataset_dict["image_embeddings"] = torch.from_numpy(embeddings)
-            dataset_dict["image_windows"] = torch.tensor(self.store.manifest.boxes)
+            dataset_dict["image_windows"] = torch.from_numpy(windows)
 
 
-def single_augmentations(
-    aug: T.Augmentation | T.Transform,
-) -> Iterator[T.Augmentation | T.Transform]:
-    """What an augmentation may do to a picture, taken out of lists and random application.
+class ViLDDatasetMapper(TeacherMapper):
+    """detectron2's mapper; in training it adds to its output, if a store (of proposals) is given,
 
-    Exact types only: what a subclass does is unknown.
+    * ``region_boxes``: (M, 4) float32, XYXY in pixels of ``image``, clipped to it, and
+    * ``region_embeddings``: (M, D) float32, the teacher's of these regions.
+
+    Boxes follow the augmentations. A region is left out if less than half of it stays in the
+    picture: its embedding would be that of something which mostly cannot be seen. The embeddings
+    are those of the picture as it was stored, mirrored or not, as in the authors' code.
     """
-    if type(aug) is T.AugmentationList:
-        inner = aug.augs
-    elif type(aug) is T.TransformList:
-        inner = aug.transforms
-    elif type(aug) is T.RandomApply:
-        inner = [aug.aug]
-    elif type(aug) is _TransformToAug:
-        inner = [aug.tfm]
-    else:
-        yield aug
+
+    allowed = _KEEP_PICTURE | {
+        T.RandomCrop,
+        T.CropTransform,
+        T.FixedSizeCrop,
+        T.PadTransform,
+        T.RandomExtent,
+        T.ExtentTransform,
+    }
+    min_visible = 0.5
+
+    def _open(self, path: str, mirror: bool) -> EmbeddingStore:
+        return EmbeddingStore.open(path, regions=PROPOSALS)
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        if self.store is not None:
+            pixels, embeddings = self.store.lookup(dataset_dict["image_id"])
+            boxes = Boxes(torch.from_numpy(transforms.apply_box(pixels)))
+            area = boxes.area()
+            boxes.clip(image_shape)
+            keep = boxes.nonempty() & (boxes.area() >= self.min_visible * area)
+            dataset_dict["region_boxes"] = boxes.tensor[keep]
+            dataset_dict["region_embeddings"] = torch.from_numpy(embeddings)[keep]
+
+
+def single_augmentations(augmentation: Augmentation) -> Iterator[Augmentation]:
+    """What an augmentation may do to a picture, taken out of lists and random application."""
+    inner = {
+        T.AugmentationList: lambda: augmentation.augs,
+        T.TransformList: lambda: augmentation.transforms,
+        T.RandomApply: lambda: [augmentation.aug],
+        _TransformToAug: lambda: [augmentation.tfm],
+    }.get(type(augmentation))
+    if inner is None:
+        yield augmentation
         return
-    for augmentation in inner:
-        yield from single_augmentations(augmentation)
+    for part in inner():
+        yield from single_augmentations(part)
 
 
-def _flips(aug: T.Augmentation | T.Transform) -> bool:
-    """Whether a single augmentation may mirror a picture; ValueError if it may do worse to it."""
-    if type(aug) is T.HFlipTransform:
-        return True
-    if type(aug) is T.RandomFlip and aug.horizontal:
-        return aug.prob > 0
-    if type(aug) in KEEP_PICTURE:
-        return False
-    reason = _FLIPS if type(aug) is T.RandomFlip else _REFUSED.get(type(aug))
-    raise ValueError(
-        f"{type(aug).__name__} cannot be used with image embeddings: "
-        f"{reason or 'it is not known to leave the picture whole'}."
-    )
+def _may_mirror(augmentation: Augmentation) -> bool:
+    if type(augmentation) is T.RandomFlip:
+        return augmentation.horizontal and augmentation.prob > 0
+    return type(augmentation) is T.HFlipTransform

@@ -54,14 +54,18 @@ class ProposalStore(ArrayStore):
     contents = "proposals"
     manifest_type = ProposalManifest
 
-    def __init__(self, path: str | os.PathLike, *, writable: bool = False):
-        super().__init__(path, writable=writable)
+    def __init__(self, path: str | os.PathLike, **options):
+        super().__init__(path, **options)
         self._boxes, self._scores = self._map("boxes"), self._map("scores")
         self._counts = self._map("counts")
 
+    def summary(self) -> str:
+        done = max(1, len(self.manifest.image_ids) - len(self.pending()))
+        return f"{self.counts.sum()} proposals, {self.counts.sum() / done:.1f} an image"
+
     @classmethod
     def command(cls, path, manifest: ProposalManifest | None = None) -> str:
-        command = ["python", "scripts/precompute_proposals.py"]
+        command = ["python", "scripts/precompute.py", "proposals"]
         command += ["--config-file", "CONFIG.py", "--weights", "FILE.pth"]
         command += ["--dataset", manifest.dataset if manifest else "DATASET"]
         command += ["--output", os.fspath(path)]

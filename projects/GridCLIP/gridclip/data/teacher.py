@@ -1,90 +1,21 @@
-"""The frozen CLIP image encoder as teacher: its embeddings of a dataset's pictures, made once."""
+"""The frozen CLIP image encoder as teacher: its embeddings of a dataset's regions, made once."""
 
+import itertools
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import clip
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.data.detection_utils import check_image_size, read_image
-from PIL import Image
+from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from gridclip.clip_checkpoint import load_clip
-from gridclip.data.embedding_store import EmbeddingStore, StoreManifest
-from gridclip.data.windows import pixel_windows
-from gridclip.data.windows import windows as window_boxes
-
-
-@dataclass(frozen=True)
-class ImageFailure:
-    """A picture that could not be embedded, and why."""
-
-    image_id: int | str
-    file_name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class PrecomputeReport:
-    """What one process did to a store.
-
-    Attributes:
-        encoded: pictures embedded now.
-        failures: pictures that could not be; they are tried again the next time.
-        seconds: time from the first picture to the last.
-    """
-
-    encoded: int
-    failures: tuple[ImageFailure, ...]
-    seconds: float
-
-
-def without_annotations(record: dict) -> dict:
-    """What :func:`read_picture` needs of a record: the rest need not go to worker processes."""
-    return {k: record[k] for k in ("file_name", "width", "height") if k in record}
-
-
-def read_picture(record: dict) -> np.ndarray | str:
-    """A picture as detectron2's mapper reads it, (H, W, 3) uint8 RGB, or why it cannot be used.
-
-    Args:
-        record: with "file_name"; "width" and "height" are checked if they are there.
-    """
-    try:
-        image = read_image(record["file_name"], "RGB")
-        check_image_size(dict(record), image)
-    except Exception as error:  # every image format has its own exceptions for a damaged file
-        return f"{type(error).__name__}: {error}"
-    return image
-
-
-def clip_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
-    """Cut windows from a picture and prepare each for CLIP's image encoder.
-
-    A window is squashed to a square, where CLIP's own preprocessing would crop one: nothing of the
-    picture gets lost. For a square window both are the same.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (V, 4) relative XYXY.
-        resolution: n, the encoder's input size in pixels.
-
-    Returns:
-        (V, 3, n, n) float32, normalised with CLIP's mean and standard deviation.
-    """
-    preprocess = clip.clip._transform(resolution)
-    picture = Image.fromarray(image)
-    # Cropped before it is resized: the resampling filter must not look beyond the window.
-    parts = (picture.crop(box) for box in pixel_windows(boxes, *image.shape[:2]).tolist())
-    return torch.stack(
-        [preprocess(part.resize((resolution, resolution), Image.BICUBIC)) for part in parts]
-    )
+from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
+from gridclip.data.filling import Filling, FillReport, read_picture, without_annotations
+from gridclip.data.regions import Proposals, Regions
 
 
 @torch.inference_mode()
@@ -92,7 +23,7 @@ def encode_images(model: clip.model.CLIP, images: Tensor) -> Tensor:
     """Embed images with CLIP; half precision on a GPU.
 
     Args:
-        images: (N, 3, n, n) float32 as :func:`clip_inputs` makes them, on any device.
+        images: (N, 3, n, n) float32, normalised as CLIP's, on any device.
 
     Returns:
         (N, D) float32 of unit norm, on the model's device.
@@ -103,129 +34,161 @@ def encode_images(model: clip.model.CLIP, images: Tensor) -> Tensor:
     return F.normalize(embeddings.float(), dim=-1)
 
 
-def precompute_image_embeddings(
+def encode_regions(model: clip.model.CLIP, inputs: Tensor) -> Tensor:
+    """Embed regions: the unit-norm embeddings of a region's S crops, averaged, to unit norm again.
+
+    Args:
+        inputs: (k, S, 3, n, n) float32, as :mod:`gridclip.data.regions` makes them.
+
+    Returns:
+        (k, D) float32 of unit norm, on the model's device.
+    """
+    embeddings = encode_images(model, inputs.flatten(0, 1))
+    if inputs.shape[1] == 1:
+        return embeddings
+    return F.normalize(embeddings.unflatten(0, inputs.shape[:2]).mean(dim=1), dim=-1)
+
+
+def precompute_embeddings(
     dataset_dicts: Sequence[dict],
     dataset_name: str,
     store_path: str | os.PathLike,
     clip_source: str | os.PathLike,
+    regions: Regions,
     *,
-    windows: str = "whole",
-    mirror: bool = True,
     batch_size: int = 128,
     num_workers: int = 4,
     device: str | torch.device = "cpu",
-    rank: int = 0,
-    world: int = 1,
-    progress: bool = True,
-) -> PrecomputeReport:
-    """Embed all pictures of a dataset that are not in the store yet.
+    rank: int | None = None,
+    world: int | None = None,
+) -> FillReport:
+    """Embed the regions of all pictures of a dataset that are not in the store yet.
 
     A picture that cannot be read, or whose size is not the annotated one, is reported and stays
     undone; the others go on.
 
     Args:
         dataset_dicts: in detectron2's format; used are "image_id", "file_name", "width", "height".
+            Of proposals, those of their pictures are taken.
         dataset_name: its name, for the manifest.
-        store_path: the store's folder, made if need be.
+        store_path: the folder of the :class:`EmbeddingStore`, made if need be.
         clip_source: the teacher's weights, as :func:`gridclip.clip_checkpoint.load_clip` takes
             them.
-        windows: name of a window set.
-        mirror: whether to embed the mirrored pictures too.
-        batch_size: images (windows, mirrored ones included) that the encoder gets at once; at
-            least those of one picture.
+        regions: what to embed of every picture.
+        batch_size: images that the encoder gets at once: crops of the regions of several pictures,
+            of windows at least all of one picture.
         num_workers: processes that read pictures.
         device: where the encoder runs.
-        rank, world: this process fills the rows ``rank::world``.
-        progress: whether to show a progress bar.
+        rank, world: this process fills the rows ``rank::world``; None: of the process group.
 
     Raises:
-        StoreError: the folder holds a store of something else.
+        StoreError: the folder holds a store of something else, or the dataset lacks a picture.
         ValueError: no such window set; bad weights.
     """
-    boxes = window_boxes(windows)
+    rank = comm.get_rank() if rank is None else rank
+    world = comm.get_world_size() if world is None else world
+    records = dataset_dicts
+    if isinstance(regions, Proposals):
+        records = regions.records(dataset_dicts)
+    digest = regions.digest()
     model, checkpoint = load_clip(clip_source, device)
     resolution = model.visual.input_resolution
-    manifest = StoreManifest(
+    image_ids = tuple(record["image_id"] for record in records)
+    manifest = EmbeddingManifest(
         dataset=dataset_name,
-        image_ids=tuple(record["image_id"] for record in dataset_dicts),
+        image_ids=image_ids,
         teacher=checkpoint.model_id,
         teacher_sha256=checkpoint.sha256,
-        preprocessing=f"RGB, EXIF orientation applied; each window squashed to {resolution} x "
-        f"{resolution}, bicubic; CLIP's mean and standard deviation; embeddings of unit norm",
-        windows=windows,
-        boxes=tuple(map(tuple, boxes.tolist())),
-        mirror=mirror,
+        preprocessing=regions.describe(resolution),
+        regions=regions.name,
+        regions_sha256=digest,
+        counts=tuple(len(regions.boxes(image_id)) for image_id in image_ids),
+        mirror=regions.mirror,
         dim=model.visual.output_dim,
     )
     store = EmbeddingStore.create_in_turn(store_path, manifest, rank, world)
     rows = store.pending(rank, world)
-    pictures = _Pictures([dataset_dicts[row] for row in rows], rows, boxes, mirror, resolution)
     loader = DataLoader(
-        pictures,
-        batch_size=max(1, batch_size // manifest.shape[1]),
+        _Pictures([records[row] for row in rows], rows, regions, resolution),
+        batch_size=None,
         num_workers=num_workers,
-        collate_fn=_collate,
         pin_memory=torch.device(device).type == "cuda",
     )
-    return _fill(store, model, loader, dataset_dicts, progress)
+    with Filling(records, len(rows), "embedding") as filling:
+        assembly = _Assembly(store, regions, filling)
+        stream = assembly.inputs(loader, resolution, torch.device(device))
+        while batch := list(itertools.islice(stream, regions.batch(batch_size))):
+            batch_rows, inputs = zip(*batch, strict=True)
+            assembly.add(batch_rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
+        assembly.write()
+        return filling.report()
 
 
-def _fill(
-    store: EmbeddingStore,
-    model: clip.model.CLIP,
-    loader: DataLoader,
-    dataset_dicts: Sequence[dict],
-    progress: bool,
-) -> PrecomputeReport:
-    failures, encoded, start = [], 0, time.perf_counter()
+class _Assembly:
+    """Deals out the regions of pictures, and writes a picture once all its embeddings are there."""
 
-    def fail(row: int, reason: str) -> None:
-        record = dataset_dicts[row]
-        failures.append(ImageFailure(record["image_id"], record["file_name"], reason))
+    def __init__(self, store: EmbeddingStore, regions: Regions, filling: Filling):
+        self.store, self.regions, self.filling = store, regions, filling
+        self._embeddings: dict[int, list[np.ndarray]] = {}  # by row, of pictures under way
+        self._complete: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    with tqdm(
-        total=len(loader.dataset), unit="image", desc="embedding", disable=not progress
-    ) as bar:
-        for rows, images, unreadable in loader:
-            for row, reason in unreadable:
-                fail(row, reason)
-            if rows:
-                embeddings = encode_images(model, images.flatten(0, 1)).cpu().numpy()
-                embeddings = embeddings.reshape(len(rows), *store.manifest.shape[1:])
-                finite = np.isfinite(embeddings).all(axis=(1, 2))
-                for row in np.asarray(rows)[~finite]:
-                    fail(row, "the teacher's embedding is not finite")
-                store.write(np.asarray(rows)[finite], embeddings[finite])
-                encoded += int(finite.sum())
-            bar.update(len(rows) + len(unreadable))
-            bar.set_postfix(failed=len(failures), refresh=False)
-    return PrecomputeReport(encoded, tuple(failures), time.perf_counter() - start)
+    def inputs(
+        self, loader: DataLoader, resolution: int, device: torch.device
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Row and (S, 3, n, n) crops of every region of the pictures that can be read."""
+        for row, prepared in loader:
+            if isinstance(prepared, str):
+                self.filling.fail(row, prepared)
+                continue
+            self._embeddings[row] = []
+            boxes = torch.from_numpy(self._boxes(row))
+            if not len(boxes):
+                self._finish(row)
+            for crops in self.regions.inputs(prepared.to(device), boxes, resolution):
+                yield row, crops
+
+    def add(self, rows: Sequence[int], embeddings: np.ndarray) -> None:
+        """Take the embeddings of a batch; a picture's come in the order of its regions."""
+        variants, counts = self.store.manifest.variants, self.store.manifest.counts
+        for row, embedding in zip(rows, embeddings, strict=True):
+            self._embeddings[row].append(embedding)
+            if len(self._embeddings[row]) == variants * counts[row]:
+                self._finish(row)
+        self.write()
+
+    def write(self) -> None:
+        """Write the pictures that are complete, many at a time: each write waits for the disk."""
+        if self._complete:
+            self.store.write(*zip(*self._complete, strict=True))
+            self.filling.done(len(self._complete))
+            self._complete = []
+
+    def _finish(self, row: int) -> None:
+        found = self._embeddings.pop(row)
+        embeddings = np.reshape(found, (len(found), self.store.manifest.dim))
+        if np.isfinite(embeddings).all():
+            self._complete.append((row, self._boxes(row), embeddings))
+        else:
+            self.filling.fail(row, "the teacher's embedding is not finite")
+
+    def _boxes(self, row: int) -> np.ndarray:
+        return self.regions.boxes(self.store.manifest.image_ids[row])
 
 
 class _Pictures(Dataset):
-    """Rows of the store: (row, (variants * V, 3, n, n) inputs), or (row, reason) of a failure."""
+    """Rows of the store: (row, what is prepared of the picture), or (row, reason) of a failure."""
 
-    def __init__(self, records, rows, boxes, mirror, resolution):
+    def __init__(
+        self, records: Sequence[dict], rows: np.ndarray, regions: Regions, resolution: int
+    ):
         self.records = [without_annotations(record) for record in records]
-        self.rows, self.boxes = rows.tolist(), boxes
-        self.mirror, self.resolution = mirror, resolution
+        self.rows, self.regions, self.resolution = rows.tolist(), regions, resolution
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        row, record = self.rows[index], self.records[index]
-        image = read_picture(record)
+        image = read_picture(self.records[index])
         if isinstance(image, str):
-            return row, image
-        variants = [image, np.ascontiguousarray(image[:, ::-1])] if self.mirror else [image]
-        inputs = [clip_inputs(variant, self.boxes, self.resolution) for variant in variants]
-        return row, torch.cat(inputs)
-
-
-def _collate(items):
-    """To rows, their inputs (rows, variants * V, 3, n, n) or None, and (row, reason) pairs."""
-    good = [(row, inputs) for row, inputs in items if isinstance(inputs, Tensor)]
-    failed = [(row, reason) for row, reason in items if not isinstance(reason, Tensor)]
-    images = torch.stack([inputs for _, inputs in good]) if good else None
-    return [row for row, _ in good], images, failed
+            return self.rows[index], image
+        return self.rows[index], self.regions.prepare(image, self.resolution)

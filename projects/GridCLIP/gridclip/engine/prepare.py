@@ -1,4 +1,4 @@
-"""What training needs besides images and boxes: text embeddings and the teacher's stores."""
+"""What training needs besides images and boxes: text embeddings and the teacher's embeddings."""
 
 import logging
 from pathlib import Path
@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from gridclip.data.array_store import StoreError
 from gridclip.data.datasets import check_annotations_exist
-from gridclip.data.embedding_store import EmbeddingStore, TeacherStore
+from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.data.filling import FillReport
 from gridclip.data.proposal_store import ProposalStore
-from gridclip.data.region_store import RegionStore
-from gridclip.data.region_teacher import precompute_region_embeddings
-from gridclip.data.teacher import PrecomputeReport, precompute_image_embeddings
+from gridclip.data.regions import Proposals, Regions, Windows
+from gridclip.data.teacher import precompute_embeddings
 from gridclip.text import TextEmbeddings, load_categories, precompute_text_embeddings
 
 logger = logging.getLogger("detectron2.gridclip")
@@ -51,57 +51,36 @@ def prepare_text_embeddings(cfg: DictConfig) -> None:
     )
 
 
-def prepare_image_embeddings(cfg: DictConfig) -> None:
-    """Complete the image-embedding store, each rank its share, if the config uses one.
+def prepare_embeddings(cfg: DictConfig) -> None:
+    """Complete the store of the teacher's embeddings, each rank its share, if the config uses one.
+
+    The regions are the proposals that ``clip.proposals`` names (ViLD), else ``clip.windows``.
 
     Raises:
         RuntimeError: some images could not be embedded; names them.
-        ValueError: the store is of other images, another teacher or other windows.
+        ValueError: the store is of other images, another teacher or other regions, or proposals are
+            missing.
     """
-    store_path = OmegaConf.select(cfg, "dataloader.train.mapper.image_embeddings")
-    if store_path is None:
-        return
-    report = precompute_image_embeddings(
-        DatasetCatalog.get(cfg.clip.image_dataset),
-        cfg.clip.image_dataset,
-        store_path,
-        cfg.clip.weights,
-        windows=cfg.clip.windows,
-        num_workers=cfg.dataloader.train.num_workers,
-        device=cfg.train.device,
-        rank=comm.get_rank(),
-        world=comm.get_world_size(),
-        progress=comm.is_main_process(),
-    )
-    _check_no_failures(cfg, report)
-    _check_same_teacher(cfg, EmbeddingStore.open(store_path))
-
-
-def prepare_region_embeddings(cfg: DictConfig) -> None:
-    """Complete ViLD's region-embedding store, each rank its share, if the config uses one.
-
-    Raises:
-        RuntimeError: some images could not be embedded; names them.
-        ValueError: there are no (or not all) proposals to embed, or the store is of other proposals
-            or another teacher.
-    """
-    store_path = OmegaConf.select(cfg, "dataloader.train.mapper.region_embeddings")
+    store_path = OmegaConf.select(cfg, "dataloader.train.mapper.embeddings")
     if store_path is None:
         return
     dataset_dicts = DatasetCatalog.get(cfg.clip.image_dataset)
-    report = precompute_region_embeddings(
-        _open_proposals(cfg, dataset_dicts),
+    regions: Regions
+    if OmegaConf.select(cfg, "clip.proposals") is None:
+        regions = Windows(cfg.clip.windows)
+    else:
+        regions = Proposals(_open_proposals(cfg, dataset_dicts))
+    report = precompute_embeddings(
         dataset_dicts,
+        cfg.clip.image_dataset,
         store_path,
         cfg.clip.weights,
+        regions,
         num_workers=cfg.dataloader.train.num_workers,
         device=cfg.train.device,
-        rank=comm.get_rank(),
-        world=comm.get_world_size(),
-        progress=comm.is_main_process(),
     )
     _check_no_failures(cfg, report)
-    _check_same_teacher(cfg, RegionStore.open(store_path))
+    _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
 def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore:
@@ -117,7 +96,7 @@ def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore
         ) from error
 
 
-def _check_no_failures(cfg: DictConfig, report: PrecomputeReport) -> None:
+def _check_no_failures(cfg: DictConfig, report: FillReport) -> None:
     failures = [failure for part in comm.all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
@@ -126,7 +105,7 @@ def _check_no_failures(cfg: DictConfig, report: PrecomputeReport) -> None:
         )
 
 
-def _check_same_teacher(cfg: DictConfig, store: TeacherStore) -> None:
+def _check_same_teacher(cfg: DictConfig, store: EmbeddingStore) -> None:
     """Text and image embeddings must be of one CLIP model, or the losses pull apart."""
     text, manifest = TextEmbeddings.load(cfg.model.classifier.text_embeddings), store.manifest
     if text.clip_sha256 and text.clip_sha256 != manifest.teacher_sha256:

@@ -19,12 +19,7 @@ from gridclip.modeling import optimize_for_inference
 
 from .checkpoint import GridCLIPCheckpointer
 from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
-from .prepare import (
-    check_data,
-    prepare_image_embeddings,
-    prepare_region_embeddings,
-    prepare_text_embeddings,
-)
+from .prepare import check_data, prepare_embeddings, prepare_text_embeddings
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -121,8 +116,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     """
     check_data(cfg, training=True)
     prepare_text_embeddings(cfg)
-    prepare_image_embeddings(cfg)
-    prepare_region_embeddings(cfg)
+    prepare_embeddings(cfg)
     model = build_model(cfg)
     averaged = average_model(cfg, model)
     optimizer = build_optimizer(cfg, model)

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -99,7 +99,7 @@ def write_results(
         "device": _device_name(device),
         "weights": None if weights is None else str(weights),
         "iterations": iterations,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
     }
     path = Path(output_dir) / "results.json"

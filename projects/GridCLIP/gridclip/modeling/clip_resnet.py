@@ -94,15 +94,18 @@ class CLIPResNet(ModifiedResNet, Backbone):
             for name in self._out_features
         }
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
-            x: (N, 3, H, W) normalised RGB images.
+            x: (N, 3, H, W) normalised RGB images; or the maps themselves, which are handed on: so
+                detectron2's FPN, which asks its trunk for them, takes maps that are there.
 
         Returns:
             ``out_features`` to maps of (N, channels, H / stride, W / stride), rounded as CLIP
             rounds: H / 2 up by the first convolution, the rest down by average pools.
         """
+        if isinstance(x, dict):
+            return x
         stem, *stages = self._stages()
         for module in stem:
             x = module(x)
@@ -183,11 +186,5 @@ class CLIPFPN(FPN):
         Returns:
             ``p3`` to ``p7`` as detectron2's FPN, and ``res5``.
         """
-        bottom_up = {}
-        # FPN keeps its bottom-up maps to itself; a hook spares a copy of its forward pass.
-        hook = self.bottom_up.register_forward_hook(lambda _, __, out: bottom_up.update(out))
-        try:
-            pyramid = super().forward(x)
-        finally:
-            hook.remove()
-        return {**pyramid, "res5": bottom_up["res5"]}
+        maps = self.bottom_up(x)
+        return {**super().forward(maps), "res5": maps["res5"]}

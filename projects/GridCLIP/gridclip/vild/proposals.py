@@ -2,17 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from time import perf_counter
 
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.modeling import ProposalNetwork
+from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from gridclip.data.filling import Filling, FillReport, without_annotations
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
-from gridclip.data.teacher import ImageFailure, PrecomputeReport, without_annotations
 
 from .vild import ViLD
 
@@ -39,10 +38,9 @@ def precompute_proposals(
     augmentations: Sequence[T.Augmentation],
     max_proposals: int = 300,
     num_workers: int = 4,
-    rank: int = 0,
-    world: int = 1,
-    progress: bool = True,
-) -> PrecomputeReport:
+    rank: int | None = None,
+    world: int | None = None,
+) -> FillReport:
     """Store the best proposals of all images that are not in the store yet.
 
     The model must have been trained on base categories only: a region proposal network that has
@@ -61,13 +59,14 @@ def precompute_proposals(
         augmentations: that resize a picture for the model, as in its evaluation.
         max_proposals: the most an image keeps after the proposal generator's suppression.
         num_workers: processes that read pictures.
-        rank, world: this process fills the rows ``rank::world``.
-        progress: whether to show a progress bar.
+        rank, world: this process fills the rows ``rank::world``; None: of the process group.
 
     Raises:
         StoreError: the folder holds a store of something else.
         ValueError: the proposal generator can't give that many proposals.
     """
+    rank = comm.get_rank() if rank is None else rank
+    world = comm.get_world_size() if world is None else world
     network = proposal_network(model)
     most = network.proposal_generator.post_nms_topk[False]
     if max_proposals > most:
@@ -90,17 +89,14 @@ def precompute_proposals(
         num_workers=num_workers,
         pin_memory=model.device.type == "cuda",
     )
-    failures, start = [], perf_counter()
-    with tqdm(loader, "proposals", unit="image", disable=not progress) as bar:
-        for row, inputs, failed in bar:
-            if failed:
-                record = dataset_dicts[row]
-                failures.append(ImageFailure(record["image_id"], record["file_name"], failed))
-                bar.set_postfix(failed=len(failures), refresh=False)
+    with Filling(dataset_dicts, len(rows), "proposals") as filling:
+        for row, inputs, failure in loader:
+            if failure:
+                filling.fail(row, failure)
             else:
                 store.write(row, *_propose(network, inputs, max_proposals))
-    seconds = perf_counter() - start
-    return PrecomputeReport(len(rows) - len(failures), tuple(failures), seconds)
+                filling.done()
+        return filling.report()
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""ShapesLVIS: a small generated detection world in LVIS v1's format, and captions for CLIP."""
+"""ShapesLVIS: a small drawn detection world in LVIS v1's format, and captions for CLIP."""
 
 from .captions import CaptionedShapes
 from .dataset import GeneratedShapes, generate_shapes, register_shapes

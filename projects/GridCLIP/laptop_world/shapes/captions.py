@@ -1,4 +1,4 @@
-"""Pairs of a picture and a caption, for the small CLIP."""
+"""Captioned pictures to train the small CLIP on."""
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -11,18 +11,21 @@ _SENTENCES = ("{}", "a photo of {}", "a picture of {}", "{} in a picture", "ther
 
 
 class CaptionedShapes(Dataset):
-    """Pairs of a picture and a caption, with all 360 names, the novel ones of both worlds included.
+    """Pairs of a picture and a caption. All 360 names occur, also the novel ones of both worlds.
 
-    Nothing is stored: a pair is a function of split, seed and index, in any process. Pictures and
-    their random numbers are none of the detection sets'. For zero-shot classification take
+    Nothing is stored: a pair depends on split, seed and index alone and is the same in any process.
+    No picture is one of the detection data sets. For zero-shot classification take
     ``max_objects=1`` and :meth:`names`.
 
     Args:
-        length: pairs.
-        size: the pictures' side in pixels.
+        length: number of pairs.
+        size: side of a picture in pixels.
         split: "train" or "val"; they share no picture.
         seed: of the pairs.
-        max_objects: a picture shows 1 to so many objects, and nothing without a name but clutter.
+        max_objects: a picture shows 1 to ``max_objects`` objects on background clutter.
+
+    Raises:
+        ValueError: for another split.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class CaptionedShapes(Dataset):
         max_objects: int = 3,
     ):
         if split not in ("train", "val"):
-            raise ValueError(f"There are no captions '{split}': choose train or val.")
+            raise ValueError(f"There is no split '{split}' of captions: choose train or val.")
         self.length, self.size = length, size
         self.split, self.seed, self.max_objects = split, seed, max_objects
 
@@ -48,7 +51,7 @@ class CaptionedShapes(Dataset):
         return render(scene, self.size), _caption(scene)
 
     def names(self, index: int) -> list[Name]:
-        """Names of the picture's objects, in the caption's order."""
+        """The names of the picture's objects, in the order of the caption."""
         return _object_names(self._scene(index))
 
     def _scene(self, index: int) -> Scene:

@@ -1,4 +1,4 @@
-"""ShapesLVIS on disk, and in detectron2's catalogs."""
+"""ShapesLVIS: written to disk in LVIS v1's format and registered in detectron2's catalogs."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from .drawing import render
 from .scenes import BLOCK, COMMON_IMAGES_PER_BLOCK, RARE_IMAGES_PER_BLOCK, Scene, build_scene
 from .vocabulary import load_world
 
-# Part of every picture's recipe: to be raised with any change of what is drawn.
+# Part of every picture's recipe. Raise it with any change of what is drawn.
 _VERSION = 1
 _FIRST_IDS = {"train": 1, "val": 1_000_001}
 
@@ -34,11 +34,11 @@ class GeneratedShapes:
     """What was generated.
 
     Attributes:
-        json_files: annotation file by split.
-        annotations_sha256: over the annotation files.
-        sha256: over the annotation files and all pixels. Versions of numpy and Pillow that round
-            otherwise give other pixels.
-        drawn: pictures drawn; the others were there.
+        json_files: the annotation file of each split.
+        annotations_sha256: digest of the annotation files.
+        sha256: digest of the annotation files and all pixels. Versions of numpy and Pillow that
+            round differently give other pixels.
+        drawn: number of pictures drawn; the others existed.
     """
 
     json_files: dict[str, Path]
@@ -59,21 +59,22 @@ def generate_shapes(
 ) -> GeneratedShapes:
     """Write ``root/shapes_{world}_{split}.json`` and ``root/shapes_{world}_{split}/*.png``.
 
-    A picture is a function of world, split, seed, size and its index: not of the number of
-    pictures or workers. Whole pictures of the same recipe are kept. The annotation files are
-    written last.
+    A picture depends on world, split, seed, size and its index, and not on the number of pictures
+    or workers. Existing pictures are kept if they are whole and were drawn with the same settings.
+    The annotation files are written last.
 
     Args:
         world: "dev" or "test".
-        root: folder, made if need be.
-        train: pictures; in a multiple of 400 the rare categories are exactly the novel ones.
-        val: pictures, in which all categories are equally frequent.
-        size: side of the pictures in pixels, 32 or more.
+        root: a folder, created if it does not exist.
+        train: number of training pictures. For multiples of 400 the rare categories are exactly
+            the novel ones.
+        val: number of validation pictures. All categories are equally frequent in them.
+        size: side of a picture in pixels, at least 32.
         seed: of the scenes.
-        num_workers: processes that draw; 0 draws in this one.
+        num_workers: processes that draw; with 0 this process draws.
 
     Raises:
-        ValueError: for an unknown world, and numbers out of range.
+        ValueError: for an unknown world or a number out of range.
     """
     load_world(world)
     if min(train, val) < 1 or max(train, val) >= 1_000_000 or size < 32 or seed < 0:
@@ -106,12 +107,14 @@ def generate_shapes(
 
 
 def register_shapes(root: str | os.PathLike, world: str) -> None:
-    """Register shapes_{world}_train, _val, and _base: train without the novel categories.
+    """Register shapes_{world}_train, shapes_{world}_val and shapes_{world}_base.
 
-    Metadata: thing_classes, class_image_count, novel_classes, novel_axes (contiguous ids by axis),
-    json_file, image_root, evaluator_type. Registering again, from another root too, replaces. Of a
-    data set that is not generated yet only the names are registered: loading it raises a
-    FileNotFoundError that says how to.
+    The last is the training split without annotations of novel categories. Registering a world
+    again, also from another root, replaces it.
+
+    The metadata has thing_classes, class_image_count, novel_classes, novel_axes (contiguous ids by
+    axis), json_file, image_root and evaluator_type. For a world that is not generated yet, the
+    names are registered, and loading one raises a FileNotFoundError that says how to generate it.
     """
     root = Path(root)
     files = {split: root / f"shapes_{world}_{split}.json" for split in ("train", "val")}
@@ -156,7 +159,7 @@ def _register_missing(world: str, file: Path) -> None:
 
 
 def _categories(world_name: str, train: list[Scene]) -> list[dict]:
-    """LVIS categories with the frequencies that the training scenes have."""
+    """The categories in LVIS's format, with their frequencies in the training scenes."""
     images, instances = Counter(), Counter()
     for scene in train:
         ids = [item.category_id for item, _ in _annotated(scene)]
@@ -221,7 +224,7 @@ def _lvis_json(
 
 
 def _annotated(scene: Scene) -> list[tuple]:
-    """Annotated items with their outlines (points, 2), cut at the picture's edge."""
+    """The annotated items and their outlines, (points, 2), clipped to the picture."""
     return [
         (item, clip_to_unit_square(item.polygon))
         for i, item in enumerate(scene.items)
@@ -230,8 +233,11 @@ def _annotated(scene: Scene) -> list[tuple]:
 
 
 def _geometry(polygon: np.ndarray) -> dict:
-    """LVIS's segmentation, bbox (XYWH) and area of an outline in pixels: of its whole, the hidden
-    parts included. Coordinates are rounded to 1/16, which floats and sums of them hold exactly."""
+    """LVIS's segmentation, bbox (XYWH) and area of an outline, (points, 2) in pixels.
+
+    They cover the whole outline, including parts that other items hide. Coordinates are rounded to
+    1/16: floats hold these numbers and their sums exactly.
+    """
     x, y = (np.round(polygon * 16) / 16).T
     twice_area = x @ np.roll(y, -1) - y @ np.roll(x, -1)
     return {
@@ -242,8 +248,11 @@ def _geometry(polygon: np.ndarray) -> dict:
 
 
 def clip_to_unit_square(polygon: np.ndarray) -> np.ndarray:
-    """The part of a polygon (points, 2) that lies in the square from 0 to 1, by Sutherland and
-    Hodgman: parts of a concave one stay joined along the square's edge."""
+    """The part of a polygon, (points, 2), inside the square from 0 to 1.
+
+    The algorithm is Sutherland and Hodgman's: if the square splits a concave polygon, its parts
+    stay joined along the edge of the square.
+    """
     for axis, sign, bound in ((0, 1, 0), (0, -1, -1), (1, 1, 0), (1, -1, -1)):
         distance = sign * polygon[:, axis] - bound
         kept = []
@@ -260,7 +269,11 @@ def clip_to_unit_square(polygon: np.ndarray) -> np.ndarray:
 def _build_and_write(
     world: str, split: str, seed: int, size: int, folder: Path, index: int
 ) -> tuple[Scene, bytes, bool]:
-    """The scene, sha256 of its pixels, and whether the picture had to be drawn."""
+    """Draw a picture, unless it exists.
+
+    Returns:
+        Its scene, the sha256 of its pixels, and whether it was drawn.
+    """
     scene = build_scene(world, split, index, seed)
     recipe = f"ShapesLVIS {_VERSION}: {world} {split} {index}, seed {seed}, {size} px"
     path = folder / _file_name(index)
@@ -275,7 +288,7 @@ def _build_and_write(
 
 
 def _read(path: Path, recipe: str) -> np.ndarray | None:
-    """The pixels of a picture, or None where there is none, or not a whole one of this recipe."""
+    """The pixels of a picture; None if it is absent, broken, or drawn from another recipe."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return np.asarray(image) if image.info.get("recipe") == recipe else None
@@ -289,7 +302,7 @@ def _file_name(index: int) -> str:
 
 @contextmanager
 def _mapper(num_workers: int) -> Iterator:
-    """A function like map, lazy and in order, over processes if asked for."""
+    """A function like ``map``, lazy and in order, which runs in ``num_workers`` processes."""
     if not num_workers:
         yield map
         return

@@ -1,4 +1,4 @@
-"""Pictures of scenes: textures, background clutter, light, noise."""
+"""Draws scenes: items with textures, on background clutter, with light and noise."""
 
 import colorsys
 import math
@@ -10,14 +10,16 @@ from .scenes import Item, Scene
 
 _HUES = {"red": 0, "orange": 27, "yellow": 54, "green": 125, "blue": 218, "purple": 277}
 _SUPERSAMPLING = 2
-# Of a pattern: in lengths of the shape, and the least in pixels, for small ones to be seen.
+# The period of each pattern, relative to the item's length, and the least period in pixels, which
+# keeps the patterns of small items visible.
 _PERIODS = {"striped": (0.3, 5), "dotted": (0.3, 6), "checkered": (0.5, 8)}
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
     """The picture of a scene: (size, size, 3) uint8 RGB.
 
-    The same bytes wherever numpy and Pillow are the same; other versions may round otherwise.
+    The bytes are the same for the same versions of numpy and Pillow. Other versions may round
+    differently.
     """
     rng = np.random.default_rng((*scene.key, 3))
     canvas = _background(rng, size * _SUPERSAMPLING)
@@ -39,7 +41,7 @@ def _any_colour(rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _background(rng: np.random.Generator, side: int) -> Image.Image:
-    """Soft patches of colour, under blobs, patches and lines."""
+    """A soft field of colours with blobs, polygons and lines over it."""
     cells = int(rng.integers(2, 6))
     mean = np.array(_any_colour(rng))
     patches = mean + rng.normal(0, rng.uniform(10, 40), (cells, cells, 3))
@@ -63,16 +65,16 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _light(rng: np.random.Generator, size: int) -> np.ndarray:
-    """(size, size, 3) float32 factors: light from one side, brighter or darker, tinted a little."""
+    """(size, size, 3) float32 factors for the pixels: uneven brightness with a slight tint."""
     corners = rng.uniform(0.7, 1.2, (2, 2)).astype(np.float32)
     field = Image.fromarray(corners).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(field)[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
 
 
 def _draw_item(canvas: Image.Image, item: Item, rng: np.random.Generator) -> None:
-    """Paste one item, with a texture of its own, on the canvas."""
+    """Draw one item with its texture on the canvas."""
     side = canvas.width
-    length = 2 * side * math.sqrt(abs(np.linalg.det(item.matrix)))  # the shape's, in pixels
+    length = 2 * side * math.sqrt(abs(np.linalg.det(item.matrix)))  # of the item, in pixels
     border = round(max(0.06 * length, _SUPERSAMPLING))
     polygon = item.polygon * side
     x0, y0 = np.floor(np.maximum(polygon.min(0) - border, 0)).astype(int).tolist()
@@ -86,7 +88,8 @@ def _draw_item(canvas: Image.Image, item: Item, rng: np.random.Generator) -> Non
     if item.name.texture == "plain":
         return
     if item.name.texture == "bordered":
-        # Two sigmas inside a straight edge a blurred mask has risen to 97.7%.
+        # The border is two sigmas wide: at that distance inside a straight edge, the blurred mask
+        # has risen to 97.7% (249 of 255).
         second_tone = np.asarray(mask.filter(ImageFilter.GaussianBlur(border / 2))) < 249
     else:
         second_tone = _pattern(item, box, side, length, rng)
@@ -94,7 +97,7 @@ def _draw_item(canvas: Image.Image, item: Item, rng: np.random.Generator) -> Non
 
 
 def _tones(colour: str, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
-    """RGB of an item and of its pattern, a shade of the same colour."""
+    """RGB of an item and of its pattern, which is a shade of the same colour."""
     hue = _HUES[colour] + rng.uniform(-7, 7)
     bright = colour in ("orange", "yellow")
     first = _colour(hue, rng.uniform(0.75, 1), rng.uniform(0.85 if bright else 0.65, 1))
@@ -106,13 +109,13 @@ def _tones(colour: str, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]
 
 
 def _pattern(item: Item, box, side: int, length: float, rng: np.random.Generator) -> np.ndarray:
-    """(height, width) bool: where the second tone goes, within ``box`` of the canvas."""
+    """Where the pattern has the second tone: (height, width) bool for ``box`` of the canvas."""
     texture = item.name.texture
     phase, tilt = rng.random(2), rng.uniform(-0.4, 0.4)
     share, pixels = _PERIODS[texture]
     period = max(share * rng.uniform(0.8, 1.1) * length, pixels * _SUPERSAMPLING)
 
-    # Turned with the item, in periods.
+    # Coordinates u, v of the pattern, in periods. They turn with the item.
     a, c = item.matrix[:, 0] / np.hypot(*item.matrix[:, 0])
     cos, sin = math.cos(tilt), math.sin(tilt)
     turn = np.array([[cos, sin], [-sin, cos]]) @ np.array([[a, c], [-c, a]]) / period

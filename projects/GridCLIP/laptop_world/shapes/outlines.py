@@ -1,17 +1,17 @@
-"""Outlines of shapes, and which points lie inside."""
+"""The outlines of the shapes, and which points lie inside them."""
 
 import math
 from functools import cache
 
 import numpy as np
 
-GRID = 48  # cells along a side of the table of what is inside
+GRID = 48  # cells along each side of the table of a shape's inside
 _POLYGONS = {
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
     "triangle": [(0, -0.95), (1, 0.8), (-1, 0.8)],
     "arrow": [(0, -1), (0.8, 0), (0.3, 0), (0.3, 1), (-0.3, 1), (-0.3, 0), (-0.8, 0)],
     "house": [(0, -1), (1, -0.1), (0.7, -0.1), (0.7, 0.9), (-0.7, 0.9), (-0.7, -0.1), (-1, -0.1)],
-    # Of no category:
+    # The distractors, which are in no category:
     "L": [(-0.7, -1), (-0.15, -1), (-0.15, 0.45), (0.8, 0.45), (0.8, 1), (-0.7, 1)],
     "T": [(-1, -0.9), (1, -0.9), (1, -0.3), (0.3, -0.3), (0.3, 1), (-0.3, 1), (-0.3, -0.3)]
     + [(-1, -0.3)],
@@ -29,9 +29,9 @@ DISTRACTORS = ("L", "T", "U", "Z", "E", "H")
 
 @cache
 def outline(shape: str) -> np.ndarray:
-    """(points, 2) polygon of a shape as x, y within -1 to 1, y pointing down.
+    """A shape's polygon: (points, 2) float64 x, y in the range -1 to 1, with y pointing down.
 
-    A ring's outline goes round the outside, in along a slit, and round the hole.
+    The polygon of the ring follows the outer circle, crosses to the hole, and follows that.
     """
     if shape in _POLYGONS:
         points = np.array(_POLYGONS[shape], float)
@@ -107,8 +107,10 @@ _CURVES = {
 
 @cache
 def occupied(shape: str) -> np.ndarray:
-    """(GRID + 2, GRID + 2) bool: cells of the square from -1 to 1, and of a rim about it, that lie
-    inside the outline by the even-odd rule."""
+    """Which cells lie inside a shape's outline, by the even-odd rule: (GRID + 2, GRID + 2) bool.
+
+    The inner GRID x GRID cells divide the square from -1 to 1. A rim of empty cells surrounds them.
+    """
     centres = (np.arange(GRID) + 0.5) * (2 / GRID) - 1
     x, y = (a.reshape(-1, 1) for a in np.meshgrid(centres, centres))
     (x0, y0), (x1, y1) = outline(shape).T, np.roll(outline(shape), -1, 0).T
@@ -119,6 +121,6 @@ def occupied(shape: str) -> np.ndarray:
 
 @cache
 def interior_points(shape: str) -> np.ndarray:
-    """(M, 2) points of the unit outline's inside, on a grid of half the density."""
+    """Points inside a shape's outline, (M, 2) x, y, on a grid half as dense as the table."""
     y, x = np.nonzero(occupied(shape)[1:-1:2, 1:-1:2])
     return (np.stack([x, y], 1) * 2 + 0.5) * (2 / GRID) - 1

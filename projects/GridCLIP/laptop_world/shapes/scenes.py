@@ -1,4 +1,4 @@
-"""What is in a picture and where, as functions of split, seed and index.
+"""What a picture shows and where. A scene depends on world, split, seed and index alone.
 
 A scene knows nothing of pixels: positions and sizes are in units of the picture's side.
 """
@@ -13,14 +13,15 @@ import numpy as np
 from .outlines import DISTRACTORS, GRID, interior_points, occupied, outline
 from .vocabulary import ALL_NAMES, COLOURS, TEXTURES, Name, load_world
 
-# Frequencies are exact over every BLOCK successive pictures: LVIS's limits of 10 and 100 images
-# hold for 10 blocks, 4,000 pictures, and in proportion for other sizes.
+# Category frequencies are exact over each block of BLOCK successive pictures. LVIS calls a category
+# rare up to 10 images and common up to 100. These limits hold here for 10 blocks, 4,000 pictures,
+# and in proportion for other numbers of blocks.
 BLOCK = 400
 RARE_IMAGES_PER_BLOCK, COMMON_IMAGES_PER_BLOCK = 1, 10
 
 MIN_SIZE, MAX_SIZE = 0.1, 0.85
 MAX_OBJECTS = 6
-# Parts of a thing that at least are visible, and not cut off at the picture's edge.
+# The least shares of an item that other items leave visible, and that are inside the picture.
 MIN_VISIBLE, MIN_IN_PICTURE = 0.4, 0.7
 _NEGATIVES = 12
 
@@ -30,9 +31,13 @@ _SPLIT_CODES = {"train": 1, "val": 2, "captions_train": 3, "captions_val": 4}
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A thing in a picture, a distractor if ``category_id`` (contiguous) is None.
+    """An object in a picture, or a distractor.
 
-    ``matrix`` (2, 2) takes the unit outline to the picture, ``centre`` (2,) moves it there.
+    Attributes:
+        name: texture, colour and shape.
+        category_id: contiguous id; None for a distractor.
+        matrix: (2, 2), scales, turns and skews the unit outline.
+        centre: (2,) x, y, moves it to its place.
     """
 
     name: Name
@@ -42,32 +47,32 @@ class Item:
 
     @property
     def polygon(self) -> np.ndarray:
-        """(points, 2) outline as x, y, not cut at the picture's edge."""
+        """The outline, (points, 2) x, y, not clipped to the picture."""
         return outline(self.name.shape) @ self.matrix.T + self.centre
 
     def covers(self, points: np.ndarray) -> np.ndarray:
-        """(M,) bool: which of the points (M, 2) it lies over."""
+        """Which of the points, (M, 2) x, y, the item covers: (M,) bool."""
         (a, b), (c, d) = self.matrix.tolist()
         to_unit = np.array([[d, -c], [-b, a]]) / (a * d - b * c)
-        # The table's rim is empty, and stands for all that is farther out.
+        # Points outside the table fall on its rim, which is empty.
         cells = ((points - self.centre) @ to_unit + 1) * (GRID / 2) + 1
         x, y = cells.clip(0, GRID + 1).astype(int).T
         return occupied(self.name.shape)[y, x]
 
     def interior(self) -> np.ndarray:
-        """(M, 2) points evenly spread over it."""
+        """Points spread evenly over the item: (M, 2) x, y."""
         return interior_points(self.name.shape) @ self.matrix.T + self.centre
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Contents of a picture.
+    """The contents of a picture.
 
     Attributes:
-        key: seeds the picture's random numbers.
+        key: the seed of the picture's random numbers.
         items: from back to front.
-        unannotated: indices into ``items`` of objects left without annotation.
-        negatives: contiguous ids of categories verified to be absent.
+        unannotated: indices into ``items`` of objects that are not annotated.
+        negatives: contiguous ids of categories that are verified to be absent.
     """
 
     key: tuple[int, ...]
@@ -79,7 +84,8 @@ class Scene:
 def build_scene(world_name: str, split: str, index: int, seed: int = 0) -> Scene:
     """The scene of picture ``index`` (from 0) of a world's "train" or "val" split.
 
-    Of a category with two or more objects one goes without annotation in one picture of ten.
+    In one of ten pictures in which a category has two or more objects, one of these is not
+    annotated.
     """
     world = load_world(world_name)
     key = (seed, _WORLD_CODES[world_name], _SPLIT_CODES[split], index)
@@ -111,22 +117,24 @@ def build_scene(world_name: str, split: str, index: int, seed: int = 0) -> Scene
 
 
 def build_caption_scene(split: str, index: int, seed: int = 0, max_objects: int = 3) -> Scene:
-    """A scene of 1 to ``max_objects`` objects, mostly one, of any of the 360 names, all equally
-    likely."""
+    """The scene of a captioned picture: 1 to ``max_objects`` objects, mostly one.
+
+    All 360 names are equally likely.
+    """
     key = (seed, 0, _SPLIT_CODES[f"captions_{split}"], index)
     rng = np.random.default_rng((*key, 0))
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, max_objects + 1))
     things = [(ALL_NAMES[i], i) for i in rng.integers(len(ALL_NAMES), size=count).tolist()]
-    # Captions name all that is there and can be recognised: larger, and hardly hidden or cut.
+    # A caption names every object, so each is large enough to recognise and mostly visible.
     return Scene(key, _place(things, rng, sizes=(0.3, 0.9), min_visible=0.7, min_in_picture=0.95))
 
 
 @cache
 def _images_per_block(world_name: str, split: str) -> np.ndarray:
-    """(C,) in how many pictures of a block, on average, each category is.
+    """The mean number of pictures of a block that show each category: (C,) float64.
 
-    Training pictures have a long tail. Validation pictures don't, for all categories' AP to be
-    measured equally well.
+    Training pictures have a long tail. In validation pictures all categories are equally frequent,
+    so that the AP of each is measured equally well.
     """
     world = load_world(world_name)
     count = len(world.names)
@@ -147,10 +155,10 @@ def _images_per_block(world_name: str, split: str) -> np.ndarray:
 def _categories_of_block(
     world_name: str, split: str, seed: int, block: int
 ) -> tuple[list[int], ...]:
-    """Contiguous ids of the categories in each of a block's pictures."""
+    """The contiguous ids of the categories in each picture of a block."""
     rates = _images_per_block(world_name, split)
     codes = (seed, _WORLD_CODES[world_name], _SPLIT_CODES[split])
-    # A rate of 0.3 puts a category into 3 of 10 successive blocks; the offset says which.
+    # A category with a rate of 0.3 is in 3 of 10 successive blocks; its offset decides in which.
     offsets = np.random.default_rng((*codes, 1)).random(len(rates))
     offsets[rates == rates.round()] = 0
     due = np.floor((block + 1) * rates + offsets) - np.floor(block * rates + offsets)
@@ -161,7 +169,7 @@ def _categories_of_block(
     loads = np.zeros(BLOCK)
     for category in rng.permutation(len(rates)).tolist():
         fullness = np.where(loads < MAX_OBJECTS, (loads + rng.random(BLOCK)) / wanted, np.inf)
-        fullness[loads == 0] -= 1  # no picture stays empty
+        fullness[loads == 0] -= 1  # empty pictures come first
         emptiest = np.argsort(fullness, kind="stable")
         for picture in emptiest[: int(due[category])].tolist():
             pictures[picture].append(category)
@@ -185,10 +193,13 @@ def _place(
     min_visible: float,
     min_in_picture: float,
 ) -> tuple[Item, ...]:
-    """Put things (name, category id) into the picture, each on top of those before it.
+    """Place things, pairs of a name and a category id, each on top of those before it.
 
-    A place is tried again, with a smaller size, until ``min_visible`` of all stays visible and
-    ``min_in_picture`` of the new one is within the picture.
+    A thing is placed at random, again and a little smaller each time, until ``min_in_picture`` of
+    it is inside the picture and ``min_visible`` of every earlier one stays visible (shares of 1).
+
+    Raises:
+        RuntimeError: no place was found.
     """
     smallest, largest = sizes
     items, points, visible = [], [], []

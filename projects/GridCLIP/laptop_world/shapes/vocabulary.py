@@ -1,14 +1,14 @@
 """The words of ShapesLVIS, and which names are novel in which world.
 
-A name is a texture, a colour and a shape: "striped red star". A world takes 130 of the 360 names
-as its categories. Its novel ones are novel in one of three ways, the *axis*:
+A name is a texture, a colour and a shape: "striped red star". A world has 130 of the 360 names as
+its categories: 96 base categories and 34 novel ones. A category is novel on one of three *axes*:
 
-* ``combination``: all three words are known from base categories, not together;
-* ``shape``: no base category has that shape;
-* ``texture``: no base category has that texture.
+* ``combination``: base categories have each of the three words, but not all three together;
+* ``shape``: no base category has the shape;
+* ``texture``: no base category has the texture.
 
-The two worlds share the words and differ in what is novel: choices are made on ``dev``, results
-reported on ``test``. No name is novel in both.
+The two worlds share the words and differ in what is novel. Choices are made on ``dev``, and results
+are reported on ``test``. No name is novel in both.
 """
 
 import hashlib
@@ -58,8 +58,8 @@ class World:
 
     Attributes:
         name: "dev" or "test".
-        names: of the categories; a category's contiguous id is its index, its LVIS id one more.
-        axes: for each category the axis on which it is novel, or None for a base category.
+        names: of the categories. A category's contiguous id is its index; its LVIS id is one more.
+        axes: the axis on which each category is novel; None for a base category.
     """
 
     name: str
@@ -68,12 +68,12 @@ class World:
 
     @property
     def novel_classes(self) -> list[int]:
-        """Contiguous ids."""
+        """The contiguous ids of the novel categories."""
         return [i for i, axis in enumerate(self.axes) if axis]
 
     @property
     def novel_axes(self) -> dict[str, list[int]]:
-        """Contiguous ids by axis."""
+        """The contiguous ids of the novel categories by axis."""
         return {axis: [i for i, a in enumerate(self.axes) if a == axis] for axis in AXES}
 
 
@@ -111,5 +111,5 @@ def _build(
 
 
 def _shuffle(names, salt: str) -> list[Name]:
-    """An order that no version of a random number generator can change."""
+    """A fixed random order, which does not depend on any library's random numbers."""
     return sorted(names, key=lambda n: hashlib.sha256(f"{salt}:{n}".encode()).digest())

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridclip.data.windows import WINDOW_SETS, pixel_windows, windows
+from gridclip.data.regions import WINDOW_SETS, pixel_windows, windows
 
 sides = st.integers(min_value=1, max_value=2000)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
-from gridclip.data.region_store import RegionManifest, RegionStore
 
 IDS, COUNTS, DIM = (7, "b", 3), (2, 0, 3), 4
 
@@ -34,15 +34,17 @@ def proposals(tmp_path):
 
 @pytest.fixture
 def manifest(proposals):
-    return RegionManifest(
+    return EmbeddingManifest(
         dataset="toy_train",
         image_ids=IDS,
         teacher="RN50",
         teacher_sha256="ab" * 32,
         preprocessing="crops",
         dim=DIM,
-        proposals_sha256=proposals.digest(),
+        regions="proposals",
+        regions_sha256=proposals.digest(),
         counts=COUNTS,
+        mirror=False,
     )
 
 
@@ -54,12 +56,12 @@ def embeddings():
 
 def fill(store, proposals, embeddings, rows=range(3)):
     for row in rows:
-        store.write(row, proposals.lookup(IDS[row])[0], embeddings[row])
+        store.write([row], [proposals.lookup(IDS[row])[0]], [embeddings[row]])
 
 
 @pytest.fixture
 def complete(tmp_path, manifest, proposals, embeddings):
-    fill(RegionStore.create(tmp_path / "store", manifest), proposals, embeddings)
+    fill(EmbeddingStore.create(tmp_path / "store", manifest), proposals, embeddings)
     return tmp_path / "store"
 
 
@@ -68,7 +70,7 @@ def contents(path):
 
 
 def test_lookup_returns_what_was_written(complete, proposals, embeddings):
-    store = RegionStore.open(complete, proposals)
+    store = EmbeddingStore.open(complete, regions="proposals")
     for row, image_id in enumerate(IDS):
         boxes, found = store.lookup(image_id)
         assert boxes.dtype == found.dtype == np.float32
@@ -89,38 +91,40 @@ def test_files_are_plain_npy_and_json(complete, manifest, embeddings):
     ]
     found = np.load(complete / "embeddings.npy", allow_pickle=False)
     assert found.dtype == np.float16 and np.array_equal(found, np.concatenate(embeddings))
-    assert RegionStore.open(complete).manifest == manifest
+    assert EmbeddingStore.open(complete).manifest == manifest
 
 
 def test_a_dataset_without_any_region(tmp_path, manifest):
     none = replace(manifest, counts=(0, 0, 0))
-    store = RegionStore.create(tmp_path / "none", none)
+    store = EmbeddingStore.create(tmp_path / "none", none)
     for row in range(3):
-        store.write(row, np.empty((0, 4)), np.empty((0, DIM)))
-    boxes, embeddings = RegionStore.open(tmp_path / "none").lookup("b")
+        store.write([row], [np.empty((0, 4))], [np.empty((0, DIM))])
+    boxes, embeddings = EmbeddingStore.open(tmp_path / "none").lookup("b")
     assert boxes.shape == (0, 4) and embeddings.shape == (0, DIM)
 
 
-def test_other_proposals_are_refused_with_both_names_and_the_fix(complete, manifest, tmp_path):
+def test_other_proposals_are_refused_with_both_digests_and_the_fix(complete, manifest, tmp_path):
     others = make_proposals(tmp_path / "others", shift=0.5)
     with pytest.raises(StoreError) as info:
-        RegionStore.open(complete, others)
-    for part in (complete, others.path, others.digest(), manifest.proposals_sha256):
+        EmbeddingStore.create(complete, replace(manifest, regions_sha256=others.digest()))
+    for part in (complete, others.digest(), manifest.regions_sha256):
         assert str(part) in str(info.value)
-    assert "delete the folder" in str(info.value)
-    assert "scripts/precompute_region_embeddings.py --dataset toy_train" in str(info.value)
+    assert "Delete that folder" in str(info.value)
+
+
+def test_windows_are_not_taken_for_proposals(complete, tmp_path):
+    with pytest.raises(
+        StoreError, match="regions are 'proposals', not 'tiles9'; delete the folder"
+    ):
+        EmbeddingStore.open(complete, regions="tiles9")
+    with pytest.raises(StoreError) as info:
+        EmbeddingStore.open(tmp_path / "nowhere", regions="proposals")
+    assert "scripts/precompute.py regions --proposals PROPOSALS" in str(info.value)
 
 
 def test_create_refuses_a_store_of_other_proposals(complete, manifest):
-    with pytest.raises(StoreError, match=r"proposals_sha256 \(.*counts \(3 and 3\).*Delete"):
-        RegionStore.create(complete, replace(manifest, proposals_sha256="0", counts=(1, 1, 3)))
-
-
-def test_check_names_what_does_not_fit(complete, proposals):
-    store = RegionStore.open(complete)
-    store.check(image_ids=[3, 7], teacher_sha256="ab" * 32, dim=DIM, proposals=proposals)
-    with pytest.raises(StoreError, match="teacher_sha256 is .*dim is 4, not 5; .*lacks 1 images"):
-        store.check(image_ids=[9], teacher_sha256="x", dim=5)
+    with pytest.raises(StoreError, match=r"regions_sha256 \(.*counts \(3 and 3\).*Delete"):
+        EmbeddingStore.create(complete, replace(manifest, regions_sha256="0", counts=(1, 1, 3)))
 
 
 def test_kill_before_the_done_byte_loses_nothing(
@@ -133,18 +137,18 @@ def test_kill_before_the_done_byte_loses_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write_and_die():
-        store = RegionStore.create(path, manifest)
+        store = EmbeddingStore.create(path, manifest)
         fill(store, proposals, embeddings, rows=[1])
         store._done = KillOnWrite()
-        store.write(2, proposals.lookup(3)[0] + 1, embeddings[2] + 1)
+        store.write([2], [proposals.lookup(3)[0] + 1], [embeddings[2] + 1])
 
     process = multiprocessing.get_context("fork").Process(target=write_and_die)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with pytest.raises(StoreError, match="1 of 3 rows are done, .*image id 7"):
-        RegionStore.open(path)
-    store = RegionStore.create(path, manifest)
+        EmbeddingStore.open(path)
+    store = EmbeddingStore.create(path, manifest)
     assert store.pending().tolist() == [0, 2]
     with pytest.raises(StoreError, match="no embeddings of image id 3 yet"):
         store.lookup(3)
@@ -163,9 +167,9 @@ def test_kill_before_the_done_byte_loses_nothing(
     ],
 )
 def test_write_refuses_what_does_not_fit(tmp_path, manifest, boxes, embeddings, message):
-    store = RegionStore.create(tmp_path / "store", manifest)
+    store = EmbeddingStore.create(tmp_path / "store", manifest)
     with pytest.raises(ValueError, match=message):
-        store.write(0, boxes, embeddings)
+        store.write([0], [boxes], [embeddings])
     assert len(store.pending()) == 3
 
 
@@ -174,13 +178,13 @@ def test_damage_is_named(complete, file):
     array = np.load(complete / f"{file}.npy")
     array[3] = np.inf
     np.save(complete / f"{file}.npy", array)
-    store = RegionStore.open(complete)
+    store = EmbeddingStore.open(complete)
     store.lookup(7)
     with pytest.raises(StoreError, match=f"{file} of image id 3 are not finite; delete"):
         store.lookup(3)
     os.truncate(complete / f"{file}.npy", 130)
-    with pytest.raises(StoreError, match=f"(?s)damaged: {file}.npy.*precompute_region_embeddings"):
-        RegionStore.open(complete)
+    with pytest.raises(StoreError, match=f"(?s)damaged: {file}.npy.*precompute.py regions"):
+        EmbeddingStore.open(complete)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +201,12 @@ def test_odd_counts_are_refused(complete, counts, message):
     manifest = json.loads((complete / "manifest.json").read_text())
     (complete / "manifest.json").write_text(json.dumps(manifest | dict(counts=counts)))
     with pytest.raises(StoreError, match=message):
-        RegionStore.open(complete)
+        EmbeddingStore.open(complete)
 
 
 def test_pickling_takes_the_path_along(complete):
-    data = pickle.dumps(RegionStore.open(complete))
+    data = pickle.dumps(EmbeddingStore.open(complete))
     assert len(data) < 500
-    assert np.array_equal(pickle.loads(data).lookup(3)[1], RegionStore.open(complete).lookup(3)[1])
+    assert np.array_equal(
+        pickle.loads(data).lookup(3)[1], EmbeddingStore.open(complete).lookup(3)[1]
+    )

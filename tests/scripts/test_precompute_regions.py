@@ -7,12 +7,11 @@ import time
 import numpy as np
 import pytest
 
-import precompute_region_embeddings as script
+import precompute as script
 from drawings import make_lvis_root
 from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
-from gridclip.data.region_store import RegionManifest, RegionStore
-from gridclip.data.teacher import PrecomputeReport
 
 IDS = tuple(range(1, 9))
 
@@ -43,7 +42,7 @@ def root(tmp_path):
 def arguments(dataset, proposals, archive, output, *more):
     options = ["--dataset", dataset, "--proposals", str(proposals), "--clip", str(archive)]
     options += ["--output", str(output), "--device", "cpu", "--num-workers", "0"]
-    return [*options, *more]
+    return ["regions", *options, *more]
 
 
 def command(root, archive, output, launcher=()):
@@ -71,39 +70,17 @@ def uninterrupted(archive, tmp_path_factory):
     return path / "store"
 
 
-def test_makes_a_store_and_says_what_it_did_and_would_cost(
-    dataset, root, archive, tmp_path, capsys
-):
+def test_makes_a_store_and_says_what_it_did(dataset, root, archive, tmp_path, capsys):
     options = arguments(dataset, root / "proposals", archive, tmp_path / "store")
     assert script.main(options) == 0
     printed = capsys.readouterr()
-    assert "8 of 8 images done" in printed.out and "s/image" in printed.out
-    assert "16 regions, 2.0 an image, of width 48, 0.0 MB" in printed.out
-    # 100,170 images of 300 regions of 48 x 2 + 4 x 4 bytes; of two vectors of 48 x 2 bytes
-    assert "LVIS train, 100170 images of 300 regions: 3.4 GB, " in printed.out
-    assert "hours at this rate" in printed.out and "2 vectors an image: 0.02 GB" in printed.out
+    assert "8 of 8 images done" in printed.out and "images/s" in printed.out
+    assert "16 vectors of width 48, 2.0 an image, 0.0 MB" in printed.out
     assert "8/8" in printed.err  # the progress bar
-    store = RegionStore.open(tmp_path / "store", ProposalStore.open(root / "proposals"))
+    store = EmbeddingStore.open(tmp_path / "store", regions="proposals")
     assert store.lookup(7)[1].shape == (2, 48)
     assert script.main(options) == 0
-    assert "this run" not in capsys.readouterr().out
-
-
-def test_the_extrapolation_is_to_300_regions_of_all_images(tmp_path, capsys):
-    """2 regions an image in 0.5 s are 75 s for 300, and 2086.9 hours for 100,170 images."""
-    manifest = RegionManifest(
-        dataset="toy",
-        image_ids=IDS,
-        teacher="RN50",
-        teacher_sha256="ab" * 32,
-        preprocessing="crops",
-        dim=48,
-        proposals_sha256="cd" * 32,
-        counts=(2,) * len(IDS),
-    )
-    report = PrecomputeReport(encoded=8, failures=(), seconds=4.0)
-    script.print_summary(RegionStore.create(tmp_path / "store", manifest), [report])
-    assert "2086.9 hours" in capsys.readouterr().out
+    assert "this run: 0 images" in capsys.readouterr().out
 
 
 def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
@@ -118,7 +95,7 @@ def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
     assert "7 of 8 images done" in printed.out
     assert "1 images failed" in printed.err and f"  5 {damaged}: " in printed.err
     with pytest.raises(StoreError, match="missing one is image id 5"):
-        RegionStore.open(tmp_path / "store")
+        EmbeddingStore.open(tmp_path / "store")
     damaged.write_bytes(data)
     assert script.main(options) == 0
     assert "this run: 1 images" in capsys.readouterr().out
@@ -128,19 +105,19 @@ def test_no_proposals_at_all(dataset, archive, tmp_path, capsys):
     none = make_proposals(tmp_path / "none", counts=(0,) * len(IDS))
     assert script.main(arguments(dataset, none, archive, tmp_path / "store")) == 0
     printed = capsys.readouterr().out
-    assert "8 of 8 images done" in printed and "hours" not in printed
-    assert RegionStore.open(tmp_path / "store").lookup(3)[0].shape == (0, 4)
+    assert "8 of 8 images done" in printed and "0 vectors" in printed
+    assert EmbeddingStore.open(tmp_path / "store").lookup(3)[0].shape == (0, 4)
 
 
 def test_other_proposals_are_an_error(dataset, root, archive, tmp_path):
     output, others = tmp_path / "store", make_proposals(tmp_path / "others", seed=1)
     script.main(arguments(dataset, root / "proposals", archive, output))
-    with pytest.raises(SystemExit, match="error: .*differ in proposals_sha256.*Delete that folder"):
+    with pytest.raises(SystemExit, match="error: .*differ in regions_sha256.*Delete that folder"):
         script.main(arguments(dataset, others, archive, output))
 
 
 def test_missing_proposals_and_weights_are_named(dataset, root, archive, tmp_path):
-    with pytest.raises(SystemExit, match="(?s)error: .*gone.*precompute_proposals.py"):
+    with pytest.raises(SystemExit, match="(?s)error: .*gone.*precompute.py proposals"):
         script.main(arguments(dataset, tmp_path / "gone", archive, tmp_path / "store"))
     with pytest.raises(SystemExit, match="gone.pt"):
         weights = tmp_path / "gone.pt"

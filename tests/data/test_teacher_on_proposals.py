@@ -11,17 +11,12 @@ from PIL import Image
 
 from drawings import random_image
 from gridclip.clip_checkpoint import load_clip
-from gridclip.data import region_teacher
+from gridclip.data import teacher
 from gridclip.data.array_store import StoreError
+from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
-from gridclip.data.region_store import RegionStore
-from gridclip.data.region_teacher import (
-    encode_regions,
-    precompute_region_embeddings,
-    region_inputs,
-    region_windows,
-)
-from gridclip.data.teacher import encode_images
+from gridclip.data.regions import Proposals, region_inputs, region_windows
+from gridclip.data.teacher import encode_images, encode_regions, precompute_embeddings
 
 # By hand, in a picture of 100 x 80 pixels: (box, crop, crop at scale 1.5)
 CROPS = [
@@ -43,7 +38,7 @@ def model(archive):
 @pytest.fixture(autouse=True, scope="module")
 def weights_read_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(region_teacher, "load_clip", lru_cache(load_clip))
+        patch.setattr(teacher, "load_clip", lru_cache(load_clip))
         yield
 
 
@@ -176,8 +171,8 @@ def proposals(tmp_path, records):
 
 
 def precompute(proposals, records, path, archive, **kwargs):
-    kwargs = dict(num_workers=0, progress=False) | kwargs
-    return precompute_region_embeddings(proposals, records, path, archive, **kwargs)
+    kwargs, regions = dict(num_workers=0) | kwargs, Proposals(proposals)
+    return precompute_embeddings(records, "toy_train", path, archive, regions, **kwargs)
 
 
 def contents(path):
@@ -196,8 +191,8 @@ def test_every_proposal_gets_its_embedding(
         batch_size=batch_size,
         num_workers=num_workers,
     )
-    assert report.encoded == 4 and report.failures == () and report.seconds > 0
-    store = RegionStore.open(tmp_path / "store", proposals)
+    assert report.done == 4 and report.failures == () and report.seconds > 0
+    store = EmbeddingStore.open(tmp_path / "store", regions="proposals")
     for row, record in enumerate(records):
         boxes, found = store.lookup(record["image_id"])
         assert np.array_equal(boxes, proposals.lookup(record["image_id"])[0])
@@ -218,18 +213,18 @@ def test_batches_mix_images(proposals, records, tmp_path, archive, monkeypatch):
         sizes.append(len(inputs))
         return encode_regions(model, inputs)
 
-    monkeypatch.setattr(region_teacher, "encode_regions", counting)
+    monkeypatch.setattr(teacher, "encode_regions", counting)
     precompute(proposals, records, tmp_path / "store", archive, batch_size=8)
     assert sizes == [4, 4, 1]  # of 3 + 0 + 1 + 5
 
 
 def test_manifest_says_what_was_done(proposals, records, tmp_path, archive):
     precompute(proposals, records, tmp_path / "store", archive)
-    manifest = RegionStore.open(tmp_path / "store").manifest
+    manifest = EmbeddingStore.open(tmp_path / "store").manifest
     assert manifest.dataset == "toy_train" and manifest.image_ids == (10, 11, 12, 13)
     assert manifest.teacher == "tiny" and len(manifest.teacher_sha256) == 64
     assert "64 x 64" in manifest.preprocessing and "1.5" in manifest.preprocessing
-    assert manifest.counts == COUNTS and manifest.proposals_sha256 == proposals.digest()
+    assert manifest.counts == COUNTS and manifest.regions_sha256 == proposals.digest()
 
 
 def test_resume_after_an_interruption_equals_an_uninterrupted_run(
@@ -244,21 +239,21 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
             raise KeyboardInterrupt
         return encode_regions(model, inputs)
 
-    monkeypatch.setattr(region_teacher, "encode_regions", interrupted)
+    monkeypatch.setattr(teacher, "encode_regions", interrupted)
     with pytest.raises(KeyboardInterrupt):
         precompute(proposals, records, tmp_path / "resumed", archive, batch_size=2)
     monkeypatch.undo()
     with pytest.raises(StoreError, match="3 of 4 rows are done.*image id 13"):
-        RegionStore.open(tmp_path / "resumed")
+        EmbeddingStore.open(tmp_path / "resumed")
     report = precompute(proposals, records, tmp_path / "resumed", archive, batch_size=2)
-    assert report.encoded == 1
+    assert report.done == 1
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
 
 
 def test_nothing_is_read_again_when_all_is_done(proposals, records, tmp_path, archive, monkeypatch):
     precompute(proposals, records, tmp_path / "store", archive)
-    monkeypatch.setattr(region_teacher, "read_picture", lambda _: pytest.fail("read again"))
-    assert precompute(proposals, records, tmp_path / "store", archive).encoded == 0
+    monkeypatch.setattr(teacher, "read_picture", lambda _: pytest.fail("read again"))
+    assert precompute(proposals, records, tmp_path / "store", archive).done == 0
 
 
 def test_two_ranks_equal_one(proposals, records, tmp_path, archive):
@@ -267,7 +262,7 @@ def test_two_ranks_equal_one(proposals, records, tmp_path, archive):
         report = precompute(
             proposals, records, tmp_path / "two", archive, batch_size=2, rank=rank, world=2
         )
-        assert report.encoded == 2
+        assert report.done == 2
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -279,14 +274,14 @@ def test_bad_pictures_are_named_and_the_rest_goes_on(
     bad[0]["file_name"] = str(tmp_path / "gone.png")
     bad[2]["width"] = 51
     report = precompute(proposals, bad, tmp_path / "store", archive, num_workers=num_workers)
-    assert report.encoded == 2
+    assert report.done == 2
     assert [failure.image_id for failure in report.failures] == [10, 12]
     assert report.failures[0].file_name == bad[0]["file_name"]
     assert "FileNotFoundError" in report.failures[0].reason
     assert "got (50, 90), expect (51, 90)" in report.failures[1].reason
     with pytest.raises(StoreError, match="2 of 4 rows.*image id 10"):
-        RegionStore.open(tmp_path / "store")
-    assert precompute(proposals, records, tmp_path / "store", archive).encoded == 2
+        EmbeddingStore.open(tmp_path / "store")
+    assert precompute(proposals, records, tmp_path / "store", archive).done == 2
 
 
 def test_embeddings_that_are_not_finite_are_failures(
@@ -297,9 +292,9 @@ def test_embeddings_that_are_not_finite_are_failures(
         embeddings[1] = torch.nan  # of the first picture
         return embeddings
 
-    monkeypatch.setattr(region_teacher, "encode_regions", overflowing)
+    monkeypatch.setattr(teacher, "encode_regions", overflowing)
     report = precompute(proposals, records, tmp_path / "store", archive)
-    assert report.encoded == 3
+    assert report.done == 3
     assert [(f.image_id, "not finite" in f.reason) for f in report.failures] == [(10, True)]
 
 
@@ -327,6 +322,6 @@ def test_stores_of_something_else_are_refused(proposals, records, tmp_path, arch
 
 
 def test_progress_bar_counts_images(proposals, records, tmp_path, archive, capsys):
-    precompute(proposals, records, tmp_path / "store", archive, progress=True)
+    precompute(proposals, records, tmp_path / "store", archive)
     shown = capsys.readouterr().err
     assert "4/4" in shown and "image/s" in shown

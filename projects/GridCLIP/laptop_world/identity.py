@@ -1,0 +1,20 @@
+"""What the outcome of a config's run depends on."""
+
+from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig
+
+from gridclip.clip_checkpoint import read_clip_checkpoint, sha256_of_file
+from gridclip.evaluation.results import jsonable_config
+
+
+def run_identity(cfg: DictConfig) -> dict:
+    """All that the outcome depends on except the code: settings, CLIP's weights and the annotations
+    of training and test."""
+    names = {cfg.dataloader[part].dataset.names for part in ("train", "test")}
+    return {
+        "config": jsonable_config(cfg),
+        "clip_sha256": read_clip_checkpoint(cfg.clip.weights).sha256,
+        "annotations_sha256": {
+            name: sha256_of_file(MetadataCatalog.get(name).json_file) for name in sorted(names)
+        },
+    }

@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Fill the stores that training reads: CLIP's embeddings of pictures, and ViLD's proposals.
+
+    python scripts/precompute.py images --dataset lvis_v1_train --clip clip://RN50 --output DIR
+    python scripts/precompute.py proposals --config-file CONFIG.py --weights FILE.pth
+    python scripts/precompute.py regions --dataset lvis_v1_train --clip clip://RN50 \\
+        --proposals DIR --output DIR
+
+images: for GridCLIP's image-level alignment. proposals: of a detector trained on base categories
+only, as with configs/lvis/vild_text_r50_ov.py; one that has seen novel categories leaks them into
+ViLD's training. regions: of those proposals, for ViLD's distillation. train_net.py makes images and
+regions by itself where they are missing.
+
+An interrupted run goes on where it stopped when the same command is given again. With several GPUs:
+torchrun --nproc_per_node 8 scripts/precompute.py ...
+"""
+
+import argparse
+import sys
+
+import torch
+import torch.distributed as dist
+from detectron2.config import instantiate
+from detectron2.utils import comm
+from omegaconf import OmegaConf
+
+from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.data import novel_classes
+from gridclip.data.array_store import ArrayStore
+from gridclip.data.datasets import load_dataset
+from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.data.filling import FillReport, print_summary
+from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.regions import WINDOW_SETS, Proposals, Regions, Windows
+from gridclip.data.teacher import precompute_embeddings
+from gridclip.distributed import device_of_rank, join_process_group, leave_process_group
+from gridclip.predictor import Predictor
+from gridclip.vild import ViLD, precompute_proposals
+
+
+def images(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
+    return embed(args, Windows(args.windows, mirror=not args.no_mirror))
+
+
+def regions(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
+    return embed(args, Proposals(ProposalStore.open(args.proposals)))
+
+
+def embed(args: argparse.Namespace, regions: Regions) -> tuple[ArrayStore, FillReport]:
+    report = precompute_embeddings(
+        load_dataset(args.dataset),
+        args.dataset,
+        args.output,
+        args.clip,
+        regions,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        device=device_of_rank(args.device),
+    )
+    return EmbeddingStore(args.output), report
+
+
+def proposals(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
+    predictor = load_detector(args)
+    cfg = predictor.cfg
+    dataset = args.dataset or cfg.clip.image_dataset
+    output = args.output or OmegaConf.select(cfg, "clip.proposals")
+    if output is None:
+        raise ValueError("The config names no clip.proposals: give --output.")
+    report = precompute_proposals(
+        predictor.model,
+        load_dataset(dataset),
+        dataset,
+        output,
+        weights_sha256=sha256_of_file(args.weights),
+        augmentations=instantiate(cfg.dataloader.test.mapper.augmentations),
+        max_proposals=args.max_proposals,
+        num_workers=args.num_workers,
+    )
+    return ProposalStore(output), report
+
+
+def load_detector(args: argparse.Namespace) -> Predictor:
+    """Raises ValueError if the weights leave a part of it untrained, or if it is not a ViLD."""
+    device = args.device
+    if device is None and dist.is_initialized() and torch.cuda.is_available():
+        device = device_of_rank("cuda")
+    predictor = Predictor(args.config_file, args.weights, overrides=args.opts, device=device)
+    if not isinstance(predictor.model, ViLD):
+        raise ValueError(f"{args.config_file} does not describe a ViLD: it has no proposals.")
+    trained_on = predictor.cfg.dataloader.train.dataset.names
+    if comm.is_main_process() and not novel_classes(trained_on):
+        print(
+            f"warning: the config trains on {trained_on}, which leaves no category out: these "
+            "proposals are not for open-vocabulary training",
+            file=sys.stderr,
+        )
+    return predictor
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="{images,proposals,regions}")
+    for run in (images, regions):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        add = command.add_argument
+        add("--dataset", required=True, help="a name in detectron2's DatasetCatalog")
+        add("--clip", required=True, help="the teacher: clip://RN50 or a file of CLIP weights")
+        add("--output", required=True, metavar="DIR", help="folder of the store")
+        add("--batch-size", type=int, default=128, help="windows or crops that CLIP sees at once")
+        add("--num-workers", type=int, default=4, help="processes that read pictures")
+        add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        if run is images:
+            add("--windows", default="tiles9", choices=WINDOW_SETS, help="default: tiles9")
+            add("--no-mirror", action="store_true", help="leave out the mirrored pictures")
+        else:
+            add("--proposals", required=True, metavar="DIR", help="folder of the proposal store")
+    command = commands.add_parser("proposals")
+    command.set_defaults(run=proposals)
+    add = command.add_argument
+    add("--config-file", required=True, metavar="CONFIG.py", help="that of the training")
+    add("--weights", required=True, metavar="FILE.pth", help="of the trained detector")
+    add("--dataset", help="in detectron2's DatasetCatalog (default: the config's image_dataset)")
+    add("--output", metavar="DIR", help="folder of the store (default: the config's proposals)")
+    add("--max-proposals", type=int, default=300, help="the most of an image (default: 300)")
+    add("--num-workers", type=int, default=4, help="processes that read pictures")
+    add("--device", help="default: the config's, or cpu where there is no CUDA")
+    add("--opts", nargs="+", default=[], metavar="key=value", help="overrides of the config")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 if the store is complete."""
+    args = parse_args(argv)
+    join_process_group()
+    try:
+        store, report = args.run(args)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print_summary(store, comm.all_gather(report))
+    leave_process_group()
+    return 1 if len(store.pending()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
