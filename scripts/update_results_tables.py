@@ -1,4 +1,4 @@
-"""Write the tables of projects/GridCLIP/README.md from the files in projects/GridCLIP/results.
+"""Write the tables of docs/results.md and docs/speed.md from projects/GridCLIP/results.
 
 python scripts/update_results_tables.py
 """
@@ -36,7 +36,7 @@ def render(results: Path, section: str) -> str:
         for name, table in SECTIONS[section].items()
         if (results / name).is_file()
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace("](results/", "](../projects/GridCLIP/results/") + "\n"
 
 
 def replace_section(text: str, name: str, section: str) -> str:
@@ -48,21 +48,21 @@ def replace_section(text: str, name: str, section: str) -> str:
     before, start, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not start or not end:
-        raise ValueError(f"The README lacks the markers <!-- {name} --> and <!-- /{name} -->.")
+        raise ValueError(f"The page lacks the markers <!-- {name} --> and <!-- /{name} -->.")
     return before + start + section + end + after
 
 
-def update(text: str, results: Path) -> str:
-    """``text`` with every section made anew."""
-    for name in SECTIONS:
-        text = replace_section(text, name, render(results, name))
-    return text
+def update(name: str, results: Path) -> tuple[Path, str]:
+    """The page in docs/ that has the section, and its text with new tables."""
+    page = PROJECT.parents[1] / "docs" / f"{name}.md"
+    return page, replace_section(page.read_text(), name, render(results, name))
 
 
 def main() -> None:
-    readme = PROJECT / "README.md"
-    readme.write_text(update(readme.read_text(), PROJECT / "results"))
-    print(readme)
+    for name in SECTIONS:
+        page, text = update(name, PROJECT / "results")
+        page.write_text(text)
+        print(page)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,29 @@
 import json
+import re
 
 import pytest
 
 from laptop_world.tables import laptop_world_table
 from update_results_tables import (
     PROJECT,
+    SECTIONS,
     render,
     replace_section,
     update,
 )
 
 
-def test_readme_shows_what_the_result_files_hold():
-    readme = (PROJECT / "README.md").read_text()
-    assert update(readme, PROJECT / "results") == readme
+@pytest.mark.parametrize("name", SECTIONS)
+def test_pages_show_what_the_result_files_hold(name):
+    page, text = update(name, PROJECT / "results")
+    assert text == page.read_text()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_pictures_of_the_tables_are_found_from_docs(name):
+    page, text = update(name, PROJECT / "results")
+    links = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert links and all((page.parent / link).is_file() for link in links)
 
 
 def test_result_files_of_commits_are_whole():

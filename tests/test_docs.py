@@ -1,0 +1,393 @@
+"""The pages: their code runs, or its own parsers take it; names, links and settings exist."""
+
+import argparse
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import DictConfig
+from PIL import Image
+
+import pages
+from gridclip.engine import GridCLIPCheckpointer, do_train
+from gridclip.engine.prepare import prepare_text_embeddings
+from gridclip.engine.train import build_model
+from gridclip.evaluation import read_results
+from gridclip.text import precompute_text_embeddings
+from pages import PAGES, PROJECT, ROOT, blocks
+from train_net import translate_overrides
+from world import draw_world, tiny_config
+
+# Programs of the pages that are not the project's.
+OTHERS = {"cd", "do", "done", "export", "for", "mkdir", "source", "unzip", "wget"}
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def text_of(page: Path) -> str:
+    text = page.read_text()
+    if page.name == "CHANGELOG.md":  # what was before is not there any more
+        text = re.sub(r"^  \| `[^`]+` \|", "|", text, flags=re.M)
+    return text
+
+
+@each_page
+def test_page(page):
+    text = text_of(page)
+    problems = [
+        *pages.fence_problems(text),
+        *pages.link_problems(text, page.parent),
+        *pages.name_problems(text, page.parent),
+        *pages.mermaid_problems(text),
+        *pages.setting_problems(text),
+        *pages.message_problems(text),
+        *pages.shell_syntax_problems(text),
+        *pages.inline_command_problems(text),
+        *(pages.import_problems(text) if page.name != "CHANGELOG.md" else ()),
+    ]
+    assert not problems, "\n".join(problems)
+
+
+class Parsed(Exception):
+    """Carries the arguments that a command has parsed, instead of running it."""
+
+
+@pytest.fixture
+def parse(monkeypatch, capsys):
+    """Has a command's own parser read a command line; nothing else of the command is run."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(parser, args=None, namespace=None):
+        raise Parsed(parse_args(parser, args, namespace))
+
+    def parse(words: list[str]) -> argparse.Namespace:
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+            patch.setattr(sys, "argv", words)
+            try:
+                if words[0] == "-m":
+                    patch.setattr(sys, "argv", words[1:])
+                    runpy.run_module(words[1], run_name="__main__")
+                else:
+                    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+            except Parsed as parsed:
+                return parsed.args[0]
+            except SystemExit:
+                raise ValueError(capsys.readouterr().err.splitlines()[-1]) from None
+        raise ValueError(f"{words[0]} parses no arguments")
+
+    return parse
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a shell block, as words; variables set before them are left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word not in (";", "&&", "|"):
+                words.append(word)
+                continue
+            while words and re.match(r"\w+=", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+            words = []
+
+
+def command_problems(words: list[str], parse) -> Iterator[str]:
+    program, *rest = words
+    if program == "make":
+        yield from pages.make_problems(rest)
+    elif program.endswith("pytest"):
+        if not (ROOT / rest[0]).exists():
+            yield f"no {rest[0]}"
+    elif program in ("python", "torchrun"):
+        if program == "torchrun":
+            rest = rest[rest.index("--nproc-per-node") + 2 :]
+        try:
+            args = parse(rest)
+        except (ValueError, OSError, ImportError) as error:
+            yield f"{' '.join(rest)}: {error}"
+            return
+        yield from argument_problems(args)
+    elif program not in OTHERS:
+        yield f"what is {program}?"
+
+
+def argument_problems(args: argparse.Namespace) -> Iterator[str]:
+    """Config files and their settings; names such as CONFIG.py stand for any config."""
+    given = vars(args).get("config_file") or []
+    for name in [given] if isinstance(given, str) else map(str, given):
+        if re.fullmatch(r"[A-Z]+\.py", name):
+            continue
+        if "configs/mine/" in name:  # the example that a page has its reader write
+            name = "projects/GridCLIP/configs/lvis/gridclip_r50_ov_1x.py"
+        if not (ROOT / name).is_file():
+            yield f"no config {name}"
+            continue
+        cfg = pages.load_config(str((ROOT / name).relative_to(PROJECT / "configs")))
+        for override in translate_overrides(vars(args).get("opts") or []):
+            if not pages.has_setting(cfg, key := override.partition("=")[0]):
+                yield f"{name} has no setting {key}"
+
+
+@each_page
+def test_commands(page, parse):
+    problems = [
+        problem
+        for block in blocks(page.read_text(), "sh")
+        if block.runs
+        for words in commands(block.text)
+        for problem in command_problems(words, parse)
+    ]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch, world, tiny_clip):
+    """A folder like the repository's root after ``make demo``, with very small detectors."""
+    shutil.copytree(PROJECT / "configs", tmp_path / "projects/GridCLIP/configs")
+    (tmp_path / "projects/GridCLIP/laptop_world").symlink_to(PROJECT / "laptop_world")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LazyConfig, "load", shrink_production(LazyConfig.load, world, tiny_clip))
+    save_detector(LazyConfig.load("projects/GridCLIP/configs/lvis/gridclip_r50_ov_1x.py"), ".")
+    save_demo(Path("output/demo"))
+    picture = world / "train2017/1.png"
+    for name in ("street.jpg", "output/demo/datasets/shapes/shapes_test_val/000000.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(picture).save(name)
+    for run in ("before", "after"):
+        Path("output", run).mkdir()
+        Path("output", run, "metrics.json").write_text('{"iteration": 0, "total_loss": 1.0}\n')
+    return tmp_path
+
+
+def shrink_production(load, world: Path, clip: Path):
+    """``LazyConfig.load`` that gives the production config in small."""
+
+    def load_small(path: str) -> DictConfig:
+        assert Path(path).is_file(), f"no config {path}"
+        if Path(path).name == "gridclip_r50_ov_1x.py":
+            return tiny_config(world, clip, Path("output/tiny").absolute())
+        return load(path)
+
+    return load_small
+
+
+def save_detector(cfg: DictConfig, folder: str | Path) -> None:
+    prepare_text_embeddings(cfg)
+    cfg.model.federated_weights = None
+    GridCLIPCheckpointer(build_model(cfg), str(folder)).save("model_final")
+
+
+def save_demo(output: Path) -> None:
+    """What ``make demo`` leaves, not trained."""
+    cfg = LazyConfig.load("projects/GridCLIP/configs/laptop/gridclip.py")
+    names = output / "names.txt"
+    (output / "run").mkdir(parents=True)
+    names.write_text("red star\n")
+    text = cfg.clip.text_embeddings = str(output / "text.safetensors")
+    cfg.clip.names = str(names)
+    precompute_text_embeddings(names, cfg.clip.weights, "single", text, progress=False)
+    save_detector(cfg, output / "run")
+
+
+def run_python(page: Path) -> dict:
+    """Run a page's Python, one block after another; returns what it defines."""
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page.read_text(), "python"):
+        if block.note.startswith("file: "):
+            path = Path(block.note.removeprefix("file: "))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+        elif block.runs:
+            exec(compile(block.text, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own-vocabulary.md"])
+def test_predictor_of_the_page(page, root):
+    namespace = run_python(ROOT / page)
+    assert len(namespace["instances"]) > 0
+    assert Image.open("detections.jpg").size == Image.open("street.jpg").size
+    assert len(namespace["predictor"].names) >= 2
+
+
+def test_equal_losses_of_the_page(root):
+    run_python(ROOT / "CONTRIBUTING.md")
+    Path("output/after/metrics.json").write_text('{"iteration": 0, "total_loss": 1.1}\n')
+    with pytest.raises(AssertionError):
+        run_python(ROOT / "CONTRIBUTING.md")
+
+
+@pytest.fixture
+def unregister():
+    yield
+    for name in ("shelf_base", "shelf_train", "shelf_val"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.slow
+def test_own_data_of_the_page(root, tiny_clip, unregister):
+    """From boxes in COCO's format to results.json, by the page's function and config."""
+    for split in ("train", "val"):
+        folder = root / "drawn" / split
+        lvis = json.loads(draw_world(folder).read_text())
+        (folder / "train2017").rename(root / split)
+        for image in lvis["images"]:
+            for key in ("coco_url", "neg_category_ids", "not_exhaustive_category_ids"):
+                del image[key]
+            image["file_name"] = f"{image['id']}.png"
+        for annotation in lvis["annotations"]:
+            del annotation["segmentation"], annotation["area"]
+            annotation["category_id"] = 10 * annotation["category_id"] + 3
+        names = ["red thing", "green thing", "cereal box"]
+        ids = [13, 23, 33]
+        lvis["categories"] = [dict(id=i, name=n) for i, n in zip(ids, names, strict=True)]
+        (root / f"coco_{split}.json").write_text(json.dumps(lvis))
+        (root / "datasets/shelf").mkdir(parents=True, exist_ok=True)
+        (root / split).rename(root / "datasets/shelf" / split)
+    run_python(ROOT / "docs/own-data.md")
+
+    cfg = LazyConfig.load("projects/GridCLIP/configs/mine/shelf.py")
+    cfg.clip.update(weights=str(tiny_clip), templates="single", windows="whole")
+    sizes = dict(layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0)
+    cfg.model.backbone.bottom_up.update(sizes)
+    cfg.model.backbone.out_channels = 64
+    cfg.model.head.conv_dims = [64]
+    cfg.model.classifier.embed_dim = 32
+    for part in (cfg.dataloader.train, cfg.dataloader.test):
+        part.mapper.augmentations[0].short_edge_length = 96
+        part.num_workers = 0
+    cfg.dataloader.train.total_batch_size = 4
+    cfg.train.update(device="cpu", max_iter=2, eval_period=0)
+    cfg.train.amp.enabled = False
+    Path(cfg.train.output_dir).mkdir(parents=True)
+    do_train(cfg)
+    results = read_results(root / "output/shelf/results.json")
+    assert results["protocol"]["novel_classes"] == 1
+    assert results["protocol"]["dataset"] == "shelf_val" and results["protocol"]["images"] == 12
+    assert (torch.tensor(list(results["metrics"]["bbox"].values())) >= 0).any()
+
+
+def test_all_python_is_run():
+    """The tests above run every page that has Python."""
+    assert {
+        str(page.relative_to(ROOT)) for page in PAGES if blocks(page.read_text(), "python")
+    } == {*("README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/own-vocabulary.md")}
+
+
+def test_every_page_and_every_config_is_listed():
+    index = (ROOT / "docs/README.md").read_text()
+    for page in ROOT.glob("docs/*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index
+    training = (ROOT / "docs/training.md").read_text()
+    for config in [*PROJECT.glob("configs/lvis/*.py"), *PROJECT.glob("configs/mini/*.py")]:
+        assert f"`{config.relative_to(PROJECT)}`" in training
+
+
+def test_few_blocks_are_not_run():
+    notes = [block.note for page in PAGES for block in blocks(page.read_text()) if not block.runs]
+    assert len(notes) <= 3 and all(note.removeprefix("not run: ").strip() for note in notes)
+
+
+def test_readme_quotes_result_files():
+    results = PROJECT / "results"
+    world = json.loads((results / "laptop_world.json").read_text())
+    speed = json.loads((results / "speed_cpu.json").read_text())
+    overfit = read_results(results / "overfit16.json")["metrics"]["bbox"]["AP"]
+
+    def ap(variant: str, name: str = "AP") -> str:
+        return f"{world[variant][name]['mean']:.1f}"
+
+    def seconds(name: str) -> str:
+        return f"{speed['inference'][name]['p50']:.2f} s"
+
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for quoted in (
+        f"GridCLIP has AP {ap('gridclip')} and APr (novel categories) {ap('gridclip', 'APr')}, "
+        f"without image-level alignment {ap('no_image_alignment')} and "
+        f"{ap('no_image_alignment', 'APr')}, ViLD-text {ap('vild_text')} and "
+        f"{ap('vild_text', 'APr')}",
+        f"{speed['setup']['size'][0]} x {speed['setup']['size'][1]} on two threads of an "
+        f"{speed['setup']['processor']} a picture takes {seconds('gridclip')}, with ViLD "
+        f"{seconds('vild')}",
+        f"AP {overfit:.1f}",
+    ):
+        assert quoted in readme
+
+
+def name_problems(text: str) -> Iterator[str]:
+    return pages.name_problems(text, ROOT)
+
+
+BROKEN = {
+    "fence": (pages.fence_problems, "```\nmake demo\n```\n"),
+    "link": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/READ.md)"),
+    "anchor": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/README.md#gone)"),
+    "file": (name_problems, "See `gridclip/modeling/gone.py`."),
+    "function of a file": (name_problems, "`gridclip/files.py`, `top_candidates()`"),
+    "function": (name_problems, "`no_such_function()`"),
+    "drawing": (
+        pages.mermaid_problems,
+        '```mermaid\nflowchart TD\n    a["GridHead.backward()<br>modeling/head.py"]\n```\n',
+    ),
+    "drawing without a file": (
+        pages.mermaid_problems,
+        '```mermaid\nflowchart TD\n    a["top_candidates()"]\n```\n',
+    ),
+    "dotted name": (pages.import_problems, "`gridclip.text.GONE`"),
+    "setting": (pages.setting_problems, "`train.max_itr=5`"),
+    "argument": (pages.setting_problems, "`model.num_sampled_categories`"),
+    "message": (
+        pages.message_problems,
+        "| message | what to do |\n|---|---|\n| `No such ... in this code` | x |\n",
+    ),
+    "shell": (pages.shell_syntax_problems, "```sh\nfor x in a b; do\n```\n"),
+    "target": (pages.inline_command_problems, "`make demonstration`"),
+    "variable": (pages.inline_command_problems, '`make demo NAMES="red star"`'),
+    "module": (pages.inline_command_problems, "`python -m laptop_world.gone`"),
+}
+
+
+def test_indented_code_is_shell():
+    assert [block.text for block in blocks("Then:\n\n    make a\n\n    make b\n\nEnd.\n")] == [
+        "make a\n\nmake b\n"
+    ]
+
+
+@pytest.mark.parametrize(("check", "text"), BROKEN.values(), ids=BROKEN)
+def test_broken_pages_are_noticed(check, text):
+    assert len(list(check(text))) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("pyhton train.py", "what is pyhton"),
+        ("make demonstration", "make knows no demonstration"),
+        ("cd x && python scripts/gone.py", "scripts/gone.py: "),
+        ("python scripts/compare_speed.py --jsn F.json", "--json"),
+        ("python -m laptop_world.generate --world nether --output D", "invalid choice"),
+        ("X=1 python projects/GridCLIP/train_net.py --config-file gone.py", "no config gone.py"),
+        (
+            "python projects/GridCLIP/train_net.py --config-file "
+            "projects/GridCLIP/configs/laptop/gridclip.py train.max_itr=5",
+            "has no setting train.max_itr",
+        ),
+    ],
+)
+def test_broken_commands_are_noticed(line, problem, parse):
+    (found,) = [p for words in commands(line) for p in command_problems(words, parse)]
+    assert problem in found
