@@ -4,7 +4,7 @@ from clip.clip import _transform
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
-from gridclip.clip_checkpoint import CLIP_RESNETS
+from gridclip.clip_models import CLIP_RESNETS
 from gridclip.modeling import (
     CLIPFPN,
     CLIPResNet,

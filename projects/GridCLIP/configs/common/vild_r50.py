@@ -25,7 +25,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
-from gridclip.clip_checkpoint import CLIP_RESNETS
+from gridclip.clip_models import CLIP_RESNETS
 from gridclip.modeling import CLIPResNet
 from gridclip.vild import ViLD, ViLDClassifier, ViLDOutputLayers, ViLDROIHeads
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
@@ -15,7 +16,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.evaluation import write_results
-from gridclip.modeling import optimize_for_inference
+from gridclip.modeling import GridCLIP, optimize_for_inference
+from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
 from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
@@ -26,10 +28,12 @@ from .prepare import (
     prepare_text_embeddings,
 )
 
+Detector = GridCLIP | ViLD
+
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def build_model(cfg: DictConfig) -> nn.Module:
+def build_model(cfg: DictConfig) -> Detector:
     """The model on its device.
 
     Raises:
@@ -49,11 +53,11 @@ def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     )
 
 
-def build_inference_model(cfg: DictConfig, model: nn.Module) -> nn.Module:
+def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
     """A fast copy of a model, as ``train.inference`` says.
 
     Raises:
-        ValueError: ``train.inference.dtype`` is no floating-point type for inference.
+        ValueError: ``train.inference.dtype`` is not a type for inference.
     """
     dtypes = ("float32", "bfloat16", "float16")
     if (dtype := cfg.train.inference.dtype) not in dtypes:
@@ -63,7 +67,7 @@ def build_inference_model(cfg: DictConfig, model: nn.Module) -> nn.Module:
     )
 
 
-def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
+def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
     """Evaluate and write ``<output_dir>/results.json``.
 
     Args:

@@ -283,12 +283,12 @@ class GridCLIP(FCOS):
 
     def _fold_classifier(self) -> FoldedClassifier:
         text_embeddings = self.classifier.text_embeddings
+        kept = self._folded  # read once: another thread may set it
         # Another vocabulary or device is another tensor.
-        if self._folded is not None and self._folded[0] is text_embeddings:
-            return self._folded[1]
-        folded = self.classifier.fold(self.head.grid_embedding)
-        self._folded = (text_embeddings, folded) if self.keep_folded_classifier else None
-        return folded
+        if kept is None or kept[0] is not text_embeddings:
+            kept = text_embeddings, self.classifier.fold(self.head.grid_embedding)
+            self._folded = kept if self.keep_folded_classifier else None
+        return kept[1]
 
     def _decode_level(
         self, classifier, grid_features, deltas, centerness, anchors, image_size

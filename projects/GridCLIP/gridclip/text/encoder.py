@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import clip
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from gridclip.clip_checkpoint import load_clip
-from gridclip.text.embeddings import TextEmbeddings, _as_strings
-from gridclip.text.names import Category, _category, _unique, load_categories, prompt_phrases
+from gridclip.text.embeddings import TextEmbeddings, as_strings
+from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
 from gridclip.text.templates import get_templates, render_prompts
+
+Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
 
 _FEW_NAMES = 100  # embedded in seconds, without a progress bar
 
@@ -26,7 +29,7 @@ def encode_prompts(prompts: Sequence[str], clip_model: CLIP) -> Tensor:
         (P, D) float32 on the model's device, every row of unit norm.
 
     Raises:
-        ValueError: a prompt has more tokens than CLIP reads (77 with the start and the end).
+        ValueError: a prompt has more tokens than CLIP reads, 77 with those of its start and end.
     """
     return _encode_tokens(_tokenize(prompts, clip_model.context_length), clip_model)
 
@@ -45,7 +48,7 @@ def build_text_embeddings(
 
     Args:
         categories: C categories.
-        clip_model: CLIP, on the device that is to do the work.
+        clip_model: CLIP, on the device where it shall run.
         templates: a set's name in ``TEMPLATES``, or the templates themselves.
         use_synonyms: put the synonyms into the templates too; each word has the same weight.
         batch_size: prompts encoded at a time.
@@ -96,7 +99,6 @@ def precompute_text_embeddings(
     Raises:
         FileNotFoundError, ValueError: the names, the weights or the templates are not usable.
     """
-    templates = get_templates(templates)
     categories = load_categories(names_source)
     text_embeddings = _embed_categories(
         categories, clip_source, templates, device, use_synonyms=use_synonyms, progress=progress
@@ -106,62 +108,49 @@ def precompute_text_embeddings(
     return text_embeddings
 
 
-def embed_names(
-    names: Sequence[str],
-    clip_source: str | os.PathLike,
+def as_text_embeddings(
+    vocabulary: Vocabulary,
+    clip_source: str | os.PathLike | None = None,
     templates: str | Sequence[str] = "imagenet",
     *,
     device: str | torch.device = "cpu",
 ) -> TextEmbeddings:
-    """The text embeddings of category names that somebody made up.
+    """The text embeddings of a :data:`Vocabulary`.
 
     Args:
-        names: C names; needless spaces go, and underscores become spaces.
-        clip_source, templates, device: as in ``precompute_text_embeddings``.
+        vocabulary: text embeddings; their ``.safetensors`` file; C category names; or what
+            ``load_categories`` takes: a file of names, "coco", "lvis_v1", ...
+        clip_source, templates, device: embed names, as in ``precompute_text_embeddings``. Text
+            embeddings do not need them.
 
     Raises:
-        FileNotFoundError, ValueError: the weights or the templates are not usable, there are no
-            names, or two are the same.
-    """
-    templates = get_templates(templates)
-    names = _as_strings(names, "names")
-    categories = _unique([_category(name) for name in names], "The vocabulary")
-    return _embed_categories(
-        categories, clip_source, templates, device, progress=len(names) > _FEW_NAMES
-    )
-
-
-def as_text_embeddings(
-    vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-    clip_model: str | os.PathLike | None = None,
-) -> TextEmbeddings:
-    """The text embeddings of what a detector's ``set_vocabulary`` takes.
-
-    Args:
-        vocabulary: text embeddings, a file of them, or category names.
-        clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds them.
-
-    Raises:
-        FileNotFoundError, ValueError: the file or the weights are not usable, or there are names
-            but no CLIP model.
+        FileNotFoundError, ValueError: a file, the weights or the templates are not usable; there
+            are no names, one of them is there twice, or there is no CLIP model to embed them.
     """
     if isinstance(vocabulary, TextEmbeddings):
         return vocabulary
-    if isinstance(vocabulary, str | os.PathLike):
+    is_source = isinstance(vocabulary, str | os.PathLike)
+    if is_source and Path(vocabulary).suffix == ".safetensors":
         return TextEmbeddings.load(vocabulary)
-    if clip_model is None:
-        raise ValueError("To embed category names, name the CLIP model: clip_model=...")
-    return embed_names(vocabulary, clip_model)
+    if clip_source is None:
+        raise ValueError("To embed category names, give the CLIP model: clip_model=...")
+    if is_source:
+        categories = load_categories(vocabulary)
+    else:
+        categories = make_categories(as_strings(vocabulary, "names"))
+    progress = len(categories) > _FEW_NAMES
+    return _embed_categories(categories, clip_source, templates, device, progress=progress)
 
 
 def _embed_categories(
     categories: Sequence[Category],
     clip_source: str | os.PathLike,
-    templates: Sequence[str],
+    templates: str | Sequence[str],
     device: str | torch.device,
-    **options,
+    **options: bool,
 ) -> TextEmbeddings:
     """Load CLIP and build the text embeddings; options as in ``build_text_embeddings``."""
+    templates = get_templates(templates)  # an error in them shows before CLIP is loaded
     clip_model, checkpoint = load_clip(clip_source, device)
     return TextEmbeddings(
         names=tuple(category.name for category in categories),
