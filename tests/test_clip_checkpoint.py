@@ -261,7 +261,7 @@ def test_truncated_file(name, kept, archive, reference, tmp_path):
         save(reference, path)
         content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(ValueError, match=rf"{path.name} \([\d,]+ bytes\).*truncated.*fetch it"):
+    with pytest.raises(ValueError, match=rf"{path.name} \([\d,]+ bytes\).*truncated.*Fetch it"):
         read_clip_checkpoint(path)
 
 

@@ -151,8 +151,8 @@ def _read_tensors(path: Path) -> Any:
     except Exception as error:  # each format has its own exception for a damaged file
         size = path.stat().st_size
         raise ValueError(
-            f"{path} ({size:,} bytes) can't be read as weights: it is truncated or not a checkpoint. "
-            f"Delete it and fetch it again. ({type(error).__name__}: {str(error)[:200]})"
+            f"{path} ({size:,} bytes) can't be read as weights: it is truncated, or not a "
+            f"checkpoint. Fetch it again. ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 

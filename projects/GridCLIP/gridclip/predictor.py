@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
-from gridclip.engine.train import Detector, average_model, build_inference_model
+from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
 from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
@@ -88,7 +88,8 @@ class Predictor:
         model = _build_model(self.cfg, None if needs_trained else wanted)
         if wanted is not None:
             model.set_vocabulary(wanted)  # a closed-set classifier refuses
-        self.model = build_inference_model(self.cfg, _load_weights(self.cfg, model, weights))
+        trained = load_weights(self.cfg, _CompleteCheckpointer(model), weights)
+        self.model = build_inference_model(self.cfg, trained)
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 
     @property
@@ -222,13 +223,6 @@ class _CompleteCheckpointer(GridCLIPCheckpointer):
                 "weights of a trained detector and the config that it was trained with."
             )
         return incompatible
-
-
-def _load_weights(cfg: DictConfig, model: Detector, weights: str) -> Detector:
-    averaged = average_model(cfg, model)
-    checkpointables = {} if averaged is None else {"ema": averaged}
-    _CompleteCheckpointer(model, **checkpointables).load(weights)
-    return averaged.module if averaged is not None and averaged.n_averaged > 0 else model
 
 
 def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:

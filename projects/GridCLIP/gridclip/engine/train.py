@@ -53,6 +53,21 @@ def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     )
 
 
+def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str) -> Detector:
+    """Load a checkpoint of a trained detector into the checkpointer's model.
+
+    Returns:
+        The model, or where the run averaged its weights, a copy with the average.
+    """
+    averaged = average_model(cfg, checkpointer.model)
+    if averaged is not None:
+        checkpointer.add_checkpointable("ema", averaged)
+    checkpointer.load(path)
+    return (
+        averaged.module if averaged is not None and averaged.n_averaged > 0 else checkpointer.model
+    )
+
+
 def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
     """A fast copy of a model, as ``train.inference`` says.
 
@@ -102,17 +117,13 @@ def do_eval_only(cfg: DictConfig) -> dict:
     check_data(cfg, training=False)
     prepare_text_embeddings(cfg)
     model = build_model(cfg)
-    averaged = average_model(cfg, model)
-    checkpointables = {} if averaged is None else {"ema": averaged}
-    GridCLIPCheckpointer(model, **checkpointables).load(cfg.train.init_checkpoint)
-    if averaged is not None:
-        if averaged.n_averaged == 0:
-            raise ValueError(
-                f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
-                "asks for: add train.ema.enabled=False."
-            )
-        model = averaged.module
-    return do_test(cfg, model, weights=cfg.train.init_checkpoint)
+    evaluated = load_weights(cfg, GridCLIPCheckpointer(model), cfg.train.init_checkpoint)
+    if cfg.train.ema.enabled and evaluated is model:
+        raise ValueError(
+            f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
+            "asks for: add train.ema.enabled=False."
+        )
+    return do_test(cfg, evaluated, weights=cfg.train.init_checkpoint)
 
 
 def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:

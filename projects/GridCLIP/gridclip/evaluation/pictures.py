@@ -7,12 +7,13 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -27,6 +28,8 @@ _CAPTION_HEIGHT = 28
 _GAP = 8
 _MIN_PICTURE_SIDE = 1000
 _DETECTIONS_AT_LEAST = 5
+
+_Object = tuple[list[float], int, str]  # box (XYXY, pixels), contiguous class, end of the label
 
 
 def draw_detections(
@@ -51,38 +54,40 @@ def draw_detections(
         out_dir: pictures are named after the images' files.
         score_threshold: the least score that is drawn. None draws the best of each image, as
             many as it has ground-truth boxes and at least 5.
-        max_images: at most so many are drawn.
+        max_images: the most that are drawn.
         novel_classes: contiguous class ids.
 
     Returns:
         The files written.
 
     Raises:
-        FileNotFoundError: if an image is missing.
-        ValueError: if a prediction has a category that the dataset does not have.
+        FileNotFoundError: an image is missing.
+        ValueError: a prediction has a category that the dataset does not have.
     """
-    novel_classes = frozenset(novel_classes)
     by_image = defaultdict(list)
-    for prediction in predictions:
+    for prediction in sorted(predictions, key=lambda p: -p["score"]):
         by_image[prediction["image_id"]].append(prediction)
 
-    def without_novel(dataset_dict):
-        return novel_classes.isdisjoint(a["category_id"] for a in dataset_dict["annotations"])
+    def without_novel(dataset_dict: dict) -> bool:
+        return not any(a["category_id"] in novel_classes for a in dataset_dict["annotations"])
 
     written = []
     chosen = sorted(dataset_dicts, key=without_novel)[:max_images]
     for dataset_dict in tqdm(chosen, desc="pictures", unit="image"):
         image = read_image(dataset_dict["file_name"], "RGB")
         check_image_size(dataset_dict, image)
-        found = sorted(by_image[dataset_dict["image_id"]], key=lambda p: -p["score"])
-        shown = _select(found, len(dataset_dict["annotations"]), score_threshold)
+        annotations, found = dataset_dict["annotations"], by_image[dataset_dict["image_id"]]
+        if score_threshold is None:
+            shown = found[: max(len(annotations), _DETECTIONS_AT_LEAST)]
+        else:
+            shown = [p for p in found if p["score"] >= score_threshold]
+        marked = ", novel categories orange" if novel_classes else ""
+        least = f", score from {shown[-1]['score']:.2f}" if shown else ""
         picture = _side_by_side(
-            _draw_boxes(image, metadata, _ground_truth(dataset_dict), novel_classes),
+            _draw_boxes(image, metadata, _ground_truth(annotations), novel_classes),
             _draw_boxes(image, metadata, _detections(shown, metadata), novel_classes),
-            f"ground truth ({len(dataset_dict['annotations'])})"
-            + (", novel categories orange" if novel_classes else ""),
-            f"detections ({len(shown)} of {len(found)}"
-            + (f", score from {shown[-1]['score']:.2f})" if shown else ")"),
+            f"ground truth ({len(annotations)}){marked}",
+            f"detections ({len(shown)} of {len(found)}{least})",
         )
         path = Path(out_dir) / f"{Path(dataset_dict['file_name']).stem}.jpg"
         with replacing(path) as partial:
@@ -94,12 +99,12 @@ def draw_detections(
 def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path:
     """Plot the losses and the learning rate that detectron2's metrics.json recorded.
 
-    Where a resumed run repeats an iteration, the last record counts; a line cut short by a kill
-    is skipped.
+    Where a resumed run repeats an iteration, the last record counts. A line that was cut short,
+    because the run was killed, is skipped.
 
     Raises:
-        FileNotFoundError: if ``metrics_json`` is missing.
-        ValueError: if it records no loss.
+        FileNotFoundError: ``metrics_json`` is missing.
+        ValueError: it records no loss.
     """
     rows = _read_metrics(Path(metrics_json))
     names = sorted({name for row in rows.values() for name in row if name.startswith("loss")})
@@ -112,7 +117,7 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for name, (x, y) in losses.items():
         style = {"color": "black", "linewidth": 2} if name == "total_loss" else {"linewidth": 1.2}
-        # A run of one record is a point, which a line would not show.
+        # A line through a single record would not show: it becomes a point.
         loss_axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None, **style)
     values = np.concatenate([y for _, y in losses.values()])
     if values.min() > 0 and values.max() > 20 * values.min():
@@ -131,21 +136,14 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     return png
 
 
-def _select(found: list[dict], num_ground_truth: int, score_threshold: float | None) -> list[dict]:
-    """Those of ``found``, which is sorted by score, that are drawn."""
-    if score_threshold is None:
-        return found[: max(num_ground_truth, _DETECTIONS_AT_LEAST)]
-    return [p for p in found if p["score"] >= score_threshold]
-
-
-def _ground_truth(dataset_dict: dict) -> list[tuple]:
+def _ground_truth(annotations: list[dict]) -> list[_Object]:
     return [
         (BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"], "")
-        for a in dataset_dict["annotations"]
+        for a in annotations
     ]
 
 
-def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
+def _detections(predictions: list[dict], metadata: Metadata) -> list[_Object]:
     category_ids = {p["category_id"] for p in predictions}
     to_contiguous = contiguous_category_ids(metadata, category_ids)
     num_classes = len(metadata.thing_classes)
@@ -166,16 +164,18 @@ def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
 
 
 class BoxVisualizer(Visualizer):
-    """detectron2's, with opaque boxes: half transparent ones are lost on a photograph."""
+    """detectron2's with opaque boxes: half transparent ones are hard to see on a photograph."""
 
-    def draw_box(self, box_coord, alpha=1.0, edge_color="g", line_style="-"):
+    def draw_box(
+        self, box_coord: Any, alpha: float = 1.0, edge_color: Any = "g", line_style: str = "-"
+    ) -> VisImage:
         return super().draw_box(box_coord, alpha, edge_color, line_style)
 
 
 def _draw_boxes(
-    image: np.ndarray, metadata: Metadata, objects: list[tuple], novel_classes: frozenset
+    image: np.ndarray, metadata: Metadata, objects: list[_Object], novel_classes: Collection[int]
 ) -> Image.Image:
-    """Draw (box XYXY, class, suffix of the label) on an RGB image (H, W, 3), enlarged if small."""
+    """Draw objects on an RGB image (H, W, 3), which is enlarged if it is small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
     # detectron2 rounds a small picture's font size down before it is enlarged.
     font_size_scale = 1.3 if scale == 1 else 2.2
@@ -183,15 +183,13 @@ def _draw_boxes(
     if objects:
         boxes, classes, suffixes = zip(*objects, strict=True)
         novel = [c in novel_classes for c in classes]
+        labels = [metadata.thing_classes[c] + s for c, s in zip(classes, suffixes, strict=True)]
         # A label hangs at its box's corner, which has to be in the picture.
         height, width = image.shape[:2]
         visualizer.overlay_instances(
             boxes=np.clip(boxes, 0, (width, height, width, height)),
-            labels=[
-                f"{'★ ' if is_novel else ''}{metadata.thing_classes[c]}{suffix}"
-                for c, suffix, is_novel in zip(classes, suffixes, novel, strict=True)
-            ],
-            assigned_colors=[_NOVEL_COLOR if is_novel else _BASE_COLOR for is_novel in novel],
+            labels=[f"★ {x}" if star else x for x, star in zip(labels, novel, strict=True)],
+            assigned_colors=[_NOVEL_COLOR if star else _BASE_COLOR for star in novel],
         )
     return Image.fromarray(visualizer.output.get_image())
 
@@ -211,8 +209,8 @@ def _side_by_side(
 
 
 def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
-    """The scalars recorded, by iteration; of records of one iteration the last counts."""
-    rows = defaultdict(dict)
+    """The recorded scalars by iteration. A later record of the same iteration counts."""
+    rows: dict[int, dict[str, float]] = defaultdict(dict)
     skipped = 0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -226,7 +224,7 @@ def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
 
 
 def _series(rows: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:
-    """Iterations, rising, and values of one scalar, where it is finite."""
+    """Iterations, ascending, and values of one scalar, where it is finite."""
     known = ((i, row[name]) for i, row in rows.items() if name in row)
     points = sorted((i, value) for i, value in known if math.isfinite(value))
     return [i for i, _ in points], [value for _, value in points]

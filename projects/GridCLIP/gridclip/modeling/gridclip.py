@@ -1,7 +1,6 @@
 """The GridCLIP meta-architecture."""
 
 import os
-from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from gridclip.text import TextEmbeddings, as_text_embeddings
+from gridclip.text import TextEmbeddings
 
 from .candidates import top_candidates
 from .dense_scores import DenseScores
@@ -109,22 +108,17 @@ class GridCLIP(FCOS):
         self.keep_folded_classifier = False
         self._folded: tuple[Tensor, FoldedClassifier] | None = None
 
-    def set_vocabulary(
-        self,
-        vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-        clip_model: str | os.PathLike | None = None,
-    ) -> None:
-        """Detect other categories from now on. Weights, count and names change together.
+    def set_vocabulary(self, vocabulary: TextEmbeddings | str | os.PathLike) -> None:
+        """Detect other categories from now on. Embeddings, count and names change together.
 
         Args:
-            vocabulary: text embeddings, a file of them, or category names.
-            clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds
-                them, the one of the training vocabulary.
+            vocabulary: text embeddings, or their file, of the CLIP model of the training
+                vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
 
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model))
+        self.classifier.set_vocabulary(vocabulary)
         self.num_classes = self.classifier.num_classes
 
     def forward(self, batched_inputs: list[dict]):

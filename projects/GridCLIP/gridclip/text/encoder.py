@@ -110,7 +110,7 @@ def precompute_text_embeddings(
 
 def as_text_embeddings(
     vocabulary: Vocabulary,
-    clip_source: str | os.PathLike | None = None,
+    clip_source: str | os.PathLike,
     templates: str | Sequence[str] = "imagenet",
     *,
     device: str | torch.device = "cpu",
@@ -120,20 +120,17 @@ def as_text_embeddings(
     Args:
         vocabulary: text embeddings; their ``.safetensors`` file; C category names; or what
             ``load_categories`` takes: a file of names, "coco", "lvis_v1", ...
-        clip_source, templates, device: embed names, as in ``precompute_text_embeddings``. Text
-            embeddings do not need them.
+        clip_source, templates, device: as in ``precompute_text_embeddings``; for names only.
 
     Raises:
-        FileNotFoundError, ValueError: a file, the weights or the templates are not usable; there
-            are no names, one of them is there twice, or there is no CLIP model to embed them.
+        FileNotFoundError, ValueError: a file, the weights or the templates are not usable, there
+            are no names, or two are the same.
     """
     if isinstance(vocabulary, TextEmbeddings):
         return vocabulary
     is_source = isinstance(vocabulary, str | os.PathLike)
     if is_source and Path(vocabulary).suffix == ".safetensors":
         return TextEmbeddings.load(vocabulary)
-    if clip_source is None:
-        raise ValueError("To embed category names, give the CLIP model: clip_model=...")
     if is_source:
         categories = load_categories(vocabulary)
     else:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from .losses import distillation_loss
 from .scores import ViLDClassifier, ensemble_scores
 
 """
@@ -206,6 +206,21 @@ class ViLDROIHeads(StandardROIHeads):
 
     def _pool(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
         return self.box_pooler([features[name] for name in self.box_in_features], boxes)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """ViLD-image: D times the mean absolute difference (section 3.3, scaled as the official code).
+
+    Args:
+        student: (M, D), the M regions of all images; of any length.
+        teacher: (M, D) float32, unit norm, of CLIP's image encoder.
+
+    Returns:
+        A scalar; zero, but with a gradient, if M is 0.
+    """
+    difference = F.normalize(student.float(), dim=-1) - teacher
+    # D * mean over (M, D) is the sum over M; a mean over nothing would be NaN.
+    return difference.abs().sum() / max(len(teacher), 1)
 
 
 def best_detections(

@@ -1,14 +1,16 @@
 """The ViLD meta-architecture."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
+from torch import Tensor
 
-from gridclip.text import TextEmbeddings, as_text_embeddings
+from gridclip.text import TextEmbeddings
 
 from .roi_heads import Regions, ViLDROIHeads
 from .scores import ViLDClassifier
@@ -23,7 +25,7 @@ class ViLD(GeneralizedRCNN):
     those of CLIP's image encoder (ViLD-image). There is no mask branch.
     """
 
-    def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs):
+    def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs: Any):
         """
         Args:
             roi_heads: with or without an image head, ViLD-ensemble or ViLD.
@@ -56,8 +58,7 @@ class ViLD(GeneralizedRCNN):
 
     def set_vocabulary(
         self,
-        vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-        clip_model: str | os.PathLike | None = None,
+        vocabulary: TextEmbeddings | str | os.PathLike,
         *,
         novel_classes: Iterable[int] | None = None,
     ) -> None:
@@ -65,19 +66,18 @@ class ViLD(GeneralizedRCNN):
         together.
 
         Args:
-            vocabulary: text embeddings, a file of them, or category names.
-            clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds
-                them, the one of the training vocabulary.
+            vocabulary: text embeddings, or their file, of the CLIP model of the training
+                vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
             novel_classes: contiguous ids, for the weights of the ensemble; None: all categories
                 whose names were not base categories in training.
 
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model), novel_classes)
+        self.classifier.set_vocabulary(vocabulary, novel_classes)
         self.roi_heads.set_classifier(self.classifier)
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
             batched_inputs: as GeneralizedRCNN takes them. In training with distillation also
