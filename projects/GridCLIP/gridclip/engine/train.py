@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
@@ -69,7 +69,7 @@ def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str)
 
 
 def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
-    """A fast copy of a model, as ``train.inference`` says.
+    """A copy of a model that is faster, as ``train.inference`` says.
 
     Raises:
         ValueError: ``train.inference.dtype`` is not a type for inference.
@@ -90,7 +90,7 @@ def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
         facts: further entries of the file, such as the iteration.
 
     Returns:
-        detectron2's nested metrics; empty on ranks other than the first.
+        detectron2's nested metrics; empty on all ranks but the first.
     """
     evaluator = instantiate(cfg.dataloader.evaluator)
     fast = build_inference_model(cfg, model)
@@ -127,11 +127,11 @@ def do_eval_only(cfg: DictConfig) -> dict:
 
 
 def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:
-    """Train, evaluating on the way and at the end.
+    """Train, with evaluations on the way and at the end.
 
     Args:
         cfg: a config as in ``projects/GridCLIP/configs``.
-        resume: go on from the last checkpoint in ``train.output_dir``, if there is one.
+        resume: continue from the last checkpoint in ``train.output_dir``, if there is one.
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
     check_data(cfg, training=True)
@@ -172,8 +172,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.train.clip_grad_norm:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-        # Before the step and after AMP's unscaling, which GradScaler does on its way here.
-        def clip_gradients(*_):
+        # Before the step and after AMP's unscaling, which GradScaler does before it calls this.
+        def clip_gradients(*_: Any) -> None:
             clip_grad_norm_(parameters, cfg.train.clip_grad_norm)
 
         optimizer.register_step_pre_hook(clip_gradients)
@@ -186,37 +186,41 @@ def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
     return create_ddp_model(model, **device_ids, **cfg.train.ddp)
 
 
-def _build_hooks(cfg, trainer, checkpointer, model, averaged) -> list:
+def _build_hooks(
+    cfg: DictConfig,
+    trainer: SimpleTrainer,
+    checkpointer: GridCLIPCheckpointer,
+    model: Detector,
+    averaged: AveragedModel | None,
+) -> list[HookBase]:
     start = time.monotonic()
     evaluated = model if averaged is None else averaged.module
 
-    def evaluate():
+    def evaluate() -> dict:
         return do_test(
             cfg,
             evaluated,
             weights=cfg.train.init_checkpoint,
-            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # one more after the last
+            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
         )
 
-    on_main = comm.is_main_process()
-    all_hooks = [
-        hooks.IterationTimer(),
-        SeedStepHook(cfg.train.seed),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        EMAHook(averaged, model) if averaged is not None else None,
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if on_main else None,
-        hooks.EvalHook(cfg.train.eval_period, evaluate),
-        ResumableBestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_metric)
-        if on_main
-        else None,
-        hooks.PeriodicWriter(
-            default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
-        )
-        if on_main
-        else None,
+    train = cfg.train
+    built = [hooks.IterationTimer(), SeedStepHook(train.seed)]
+    built.append(hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)))
+    if averaged is not None:
+        built.append(EMAHook(averaged, model))
+    evaluation = hooks.EvalHook(train.eval_period, evaluate)
+    if not comm.is_main_process():
+        return [*built, evaluation]
+    writers = default_writers(train.output_dir, train.max_iter)
+    return [
+        *built,
+        hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer),
+        evaluation,
+        ResumableBestCheckpointer(train.eval_period, checkpointer, train.best_metric),
+        hooks.PeriodicWriter(writers, period=train.log_period),
     ]
-    return [hook for hook in all_hooks if hook is not None]
 
 
 def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPCheckpointer) -> None:

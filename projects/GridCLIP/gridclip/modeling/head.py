@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class GridHead(FCOSHead):
     """detectron2's FCOS head with a grid embedding in CLIP's space at every location.
 
-    The embedding is ``grid_embedding(features)``, a linear map without bias: classification is
+    The embedding is ``grid_embedding(features)``, a linear map without bias. Classification is
     folded into it, so the forward pass returns the features.
     """
 
@@ -24,7 +24,7 @@ class GridHead(FCOSHead):
         """
         Args:
             in_channels: channels of every level of the pyramid.
-            num_levels: how many levels there are; they share the towers.
+            num_levels: number of levels, which share the towers.
             conv_dims: output channels of each convolution of a tower.
             embed_dim: D.
             norm: normalisation of the towers, as in detectron2's ``get_norm``.
@@ -42,10 +42,10 @@ class GridHead(FCOSHead):
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """
         Args:
-            features: one (N, channels, Hi, Wi) map a level.
+            features: a map (N, channels, Hi, Wi) of each level.
 
         Returns:
-            Three lists with an entry a level: grid features (N, Hi * Wi, conv_dims[-1]), box
+            Three lists with an entry for each level: grid features (N, Hi * Wi, conv_dims[-1]), box
             deltas (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
         """
         grid_features, deltas, centerness = [], [], []

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from gridclip.text import TextEmbeddings
 
-from .roi_heads import Regions, ViLDROIHeads
+from .roi_heads import ViLDROIHeads
 from .scores import ViLDClassifier
 
 
@@ -21,16 +21,18 @@ class ViLD(GeneralizedRCNN):
     """Faster R-CNN that knows categories by their text embeddings (arXiv 2104.13921).
 
     The backbone, the region proposals and box regression are detectron2's. Proposals are classified
-    by cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled to
-    those of CLIP's image encoder (ViLD-image). There is no mask branch.
+    by their cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled
+    to those of CLIP's image encoder (ViLD-image). There is no mask branch.
     """
+
+    roi_heads: ViLDROIHeads
 
     def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs: Any):
         """
         Args:
             roi_heads: with or without an image head, ViLD-ensemble or ViLD.
             classifier: holds the vocabulary; becomes a part of ``roi_heads``.
-            kwargs: of GeneralizedRCNN, but for ``input_format``: images are RGB.
+            kwargs: of GeneralizedRCNN, except ``input_format``: images are RGB.
 
         Raises:
             ValueError: the projection of ``roi_heads`` has another width than the classifier.
@@ -85,7 +87,7 @@ class ViLD(GeneralizedRCNN):
                 "region_embeddings", (M, D) float32, unit norm, CLIP's of these regions.
 
         Returns:
-            In training, dict[str, Tensor] of losses; else a list of {"instances": Instances}.
+            In training the losses, else {"instances": Instances} for each image.
 
         Raises:
             ValueError: regions are missing or not as above, or a novel category is annotated.
@@ -110,14 +112,25 @@ class ViLD(GeneralizedRCNN):
                 "training data: train on a data set of base categories."
             )
 
-    def _regions(self, batched_inputs: list[dict]) -> list[Regions]:
+    def _regions(self, batched_inputs: list[dict]) -> list[Instances]:
         if missing := {"region_boxes", "region_embeddings"} - batched_inputs[0].keys():
             raise ValueError(
                 f"Distillation is on, but the inputs carry no {', '.join(sorted(missing))}: give "
                 "the mapper the region-embedding store, or switch the term off with "
                 "model.roi_heads.distillation_weight=0 (ViLD-text)."
             )
-        regions = [Regions(x["region_boxes"], x["region_embeddings"]) for x in batched_inputs]
-        for region in regions:
-            region.check(self.classifier.embed_dim)
-        return [region.to(self.device) for region in regions]
+        regions = []
+        for x in batched_inputs:
+            boxes, embeddings = x["region_boxes"], x["region_embeddings"]
+            widths = {"region_boxes": 4, "region_embeddings": self.classifier.embed_dim}
+            for name, width in widths.items():
+                tensor, expected = x[name], (len(boxes), width)
+                if tensor.shape != expected or tensor.dtype != torch.float32:
+                    raise ValueError(
+                        f"{name} must be {expected} float32, not {tuple(tensor.shape)} "
+                        f"{tensor.dtype}."
+                    )
+            found = Instances(x["image"].shape[-2:], proposal_boxes=Boxes(boxes))
+            found.embeddings = embeddings
+            regions.append(found.to(self.device))
+        return regions
