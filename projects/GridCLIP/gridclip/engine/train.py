@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
@@ -63,9 +63,9 @@ def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str)
     if averaged is not None:
         checkpointer.add_checkpointable("ema", averaged)
     checkpointer.load(path)
-    return (
-        averaged.module if averaged is not None and averaged.n_averaged > 0 else checkpointer.model
-    )
+    if averaged is None or averaged.n_averaged == 0:
+        return checkpointer.model
+    return cast(Detector, averaged.module)  # a copy of the model
 
 
 def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
@@ -194,7 +194,7 @@ def _build_hooks(
     averaged: AveragedModel | None,
 ) -> list[HookBase]:
     start = time.monotonic()
-    evaluated = model if averaged is None else averaged.module
+    evaluated = cast(Detector, model if averaged is None else averaged.module)  # a copy of it
 
     def evaluate() -> dict:
         return do_test(

@@ -45,6 +45,8 @@ class GridCLIP(FCOS):
     reconstruction.
     """
 
+    anchor_generator: DefaultAnchorGenerator
+
     def __init__(
         self,
         *,
@@ -79,7 +81,7 @@ class GridCLIP(FCOS):
         """
         super().__init__(backbone=backbone, head=head, num_classes=classifier.num_classes, **kwargs)
         self.input_format = "RGB"
-        strides: list[int] = self.anchor_generator.strides
+        strides = self.anchor_generator.strides
         self.anchor_generator = DefaultAnchorGenerator(
             sizes=[[anchor_scale * stride] for stride in strides],
             aspect_ratios=[1.0],

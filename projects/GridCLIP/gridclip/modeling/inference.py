@@ -4,7 +4,7 @@ import copy
 import types
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .gridclip import GridCLIP
 
 Model = TypeVar("Model", bound=nn.Module)
-BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
+BatchNorm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
 # These take most of a detector's time, with inputs of any size. What lies between them is short, or
 # its control flow depends on the data.
@@ -80,12 +80,12 @@ def _fold_batch_norms(module: nn.Module) -> None:
     That is the detectron2 convolution whose ``norm`` it is, or the convolution registered right
     before it, as in CLIP's and torchvision's residual networks and in nn.Sequential.
     """
-    before = None
+    before: nn.Module | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d):
             if _is_batch_norm(norm := getattr(child, "norm", None)):
                 _fold(child, norm)
-                child.norm = None
+                child.add_module("norm", None)
         elif _is_batch_norm(child) and _feeds(before, child):
             _fold(before, child)
             setattr(module, name, nn.Identity())
@@ -108,5 +108,8 @@ def _feeds(conv: nn.Module | None, norm: BatchNorm) -> TypeGuard[nn.Conv2d]:
 
 def _fold(conv: nn.Conv2d, norm: BatchNorm) -> None:
     # Not fuse_conv_bn_eval, which makes a new convolution: FPN also keeps its own in plain lists.
-    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
+    )

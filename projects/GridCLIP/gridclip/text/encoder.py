@@ -128,13 +128,12 @@ def as_text_embeddings(
     """
     if isinstance(vocabulary, TextEmbeddings):
         return vocabulary
-    is_source = isinstance(vocabulary, str | os.PathLike)
-    if is_source and Path(vocabulary).suffix == ".safetensors":
-        return TextEmbeddings.load(vocabulary)
-    if is_source:
-        categories = load_categories(vocabulary)
-    else:
+    if not isinstance(vocabulary, str | os.PathLike):
         categories = make_categories(as_strings(vocabulary, "names"))
+    elif Path(vocabulary).suffix == ".safetensors":
+        return TextEmbeddings.load(vocabulary)
+    else:
+        categories = load_categories(vocabulary)
     progress = len(categories) > _FEW_NAMES
     return _embed_categories(categories, clip_source, templates, device, progress=progress)
 
