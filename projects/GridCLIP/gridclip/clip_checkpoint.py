@@ -18,7 +18,10 @@ from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gridclip.clip_models import ARCHIVE_SCALARS, CLIP_RESNETS, openai_name
+from gridclip.clip_models import CLIP_RESNETS, openai_name
+
+# Scalars that OpenAI's archives store beside the weights.
+_ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
     state_dict = {
         key: value.float() if value.is_floating_point() else value
         for key, value in state_dict.items()
-        if key not in ARCHIVE_SCALARS
+        if key not in _ARCHIVE_SCALARS
     }
     if "visual.conv1.weight" not in state_dict:
         known = ", ".join(sorted(state_dict)[:3])

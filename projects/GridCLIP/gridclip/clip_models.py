@@ -26,9 +26,6 @@ CLIP_RESNETS: dict[str, dict[str, Any]] = {
 }
 TEXT_WIDTHS = {"RN50": 512, "RN101": 512, "RN50x4": 640, "RN50x16": 768, "RN50x64": 1024}
 
-# Scalars that OpenAI's archives store beside the weights.
-ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")
-
 
 class CLIPPathHandler(PathHandler):
     """``clip://RN50``: OpenAI's file in the clip package's usual cache, downloaded once."""
@@ -77,12 +74,9 @@ class RandomCLIPPathHandler(CLIPPathHandler):
             sizes, text_width = CLIP_RESNETS[name], TEXT_WIDTHS[name]
             write_random_clip_archive(
                 archive,
-                embed_dim=sizes["embed_dim"],
-                image_resolution=sizes["input_resolution"],
-                vision_layers=sizes["layers"],
-                vision_width=sizes["width"],
-                transformer_width=text_width,
-                transformer_heads=text_width // 64,
+                **dict(embed_dim=sizes["embed_dim"], image_resolution=sizes["input_resolution"]),
+                **dict(vision_layers=sizes["layers"], vision_width=sizes["width"]),
+                **dict(transformer_width=text_width, transformer_heads=text_width // 64),
                 transformer_layers=12,
             )
         return str(archive)
@@ -98,41 +92,31 @@ def openai_name(sha256: str) -> str | None:
     return {url.split("/")[-2]: name for name, url in clip.clip._MODELS.items()}.get(sha256)
 
 
-def write_random_clip_archive(
-    path: str | os.PathLike,
-    *,
-    embed_dim: int,
-    image_resolution: int,
-    vision_layers: tuple[int, int, int, int] | int,
-    vision_width: int,
-    transformer_width: int,
-    transformer_heads: int,
-    transformer_layers: int,
-    vision_patch_size: int | None = None,
-    seed: int = 0,
-) -> None:
+def write_random_clip_archive(path: str | os.PathLike, *, seed: int = 0, **sizes: Any) -> None:
     """Write a TorchScript archive as OpenAI's (half precision, same entries), weights random.
 
     The batch norms of a ResNet are calibrated on noise, so that features and gradients have
-    healthy sizes although nothing was learned. Arguments are those of ``clip.model.CLIP``.
+    healthy sizes although nothing was learned.
+
+    Args:
+        path: the file, replaced once all is written.
+        seed: of the weights.
+        sizes: arguments of ``clip.model.CLIP``, except "context_length" and "vocab_size", which
+            are OpenAI's. Without "vision_patch_size" the image encoder is a ResNet.
     """
-    context_length, vocab_size = 77, 49408
+    scalars = dict(context_length=77, vocab_size=49408)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLIP(
-            *(embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size),
-            *(context_length, vocab_size),
-            *(transformer_width, transformer_heads, transformer_layers),
-        )
+        model = CLIP(**{"vision_patch_size": None, **scalars, **sizes})
         if isinstance(model.visual, ModifiedResNet):
             _calibrate_batch_norms(model.visual)
-    scalars = image_resolution, context_length, vocab_size
-    for name, value in zip(ARCHIVE_SCALARS, scalars, strict=True):
+    resolution = sizes["image_resolution"]
+    for name, value in {"input_resolution": resolution, **scalars}.items():
         vars(model).pop(name, None)  # a plain number in clip.model.CLIP, a tensor in the archives
         model.register_buffer(name, torch.tensor(value))
     convert_weights(model.eval())
-    image = torch.zeros(1, 3, image_resolution, image_resolution)
-    text = torch.zeros(1, context_length, dtype=torch.long)
+    image = torch.zeros(1, 3, resolution, resolution)
+    text = torch.zeros(1, scalars["context_length"], dtype=torch.long)
     inputs = {"encode_image": image, "encode_text": text, "forward": (image, text)}
     with torch.no_grad():
         archive = torch.jit.trace_module(model, inputs, check_trace=False)

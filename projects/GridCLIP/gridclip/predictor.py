@@ -130,7 +130,16 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it is not a picture.
         """
-        instances = self._detect(read_picture(image)).to("cpu")
+        picture = read_picture(image)
+        height, width = picture.shape[:2]
+        resized = T.AugInput(picture)
+        try:
+            self.resize(resized)
+        except ValueError as error:  # from PIL: one side would have no pixel left
+            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
+        inputs = {"image": tensor, "height": height, "width": width}
+        instances = self.model([inputs])[0]["instances"].to("cpu")
         # Clones are ordinary tensors: what inference mode made can't be changed in place.
         fields = {name: value.clone() for name, value in instances.get_fields().items()}
         return Instances(instances.image_size, **fields)
@@ -146,8 +155,7 @@ class Predictor:
             score_threshold: the least score that is drawn.
         """
         instances = instances[instances.scores >= score_threshold]
-        classes = instances.pred_classes.tolist()
-        scores = instances.scores.tolist()
+        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
         labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
         colors = colormap(rgb=True, maximum=1)
         visualizer = BoxVisualizer(read_picture(image))
@@ -157,16 +165,6 @@ class Predictor:
             assigned_colors=[colors[c % len(colors)] for c in classes],
         )
         return Image.fromarray(visualizer.output.get_image())
-
-    def _detect(self, image: np.ndarray) -> Instances:
-        height, width = image.shape[:2]
-        resized = T.AugInput(image)
-        try:
-            self.resize(resized)
-        except ValueError as error:  # from PIL: one side would have no pixel left
-            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
-        return self.model([{"image": tensor, "height": height, "width": width}])[0]["instances"]
 
     def _text_embeddings(
         self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None = None
@@ -263,8 +261,10 @@ def _check_same_clip(cfg: DictConfig, vocabulary: TextEmbeddings) -> None:
         return
     trained = TextEmbeddings.load(path)
     if "" not in (digests := {trained.clip_sha256, vocabulary.clip_sha256}) and len(digests) > 1:
+        own, needed = (
+            f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in (vocabulary, trained)
+        )
         raise ValueError(
-            f"The vocabulary's text embeddings are of CLIP model {vocabulary.clip_model} (sha256 "
-            f"{vocabulary.clip_sha256[:8]}...), the training vocabulary's at {path} of "
-            f"{trained.clip_model} (sha256 {trained.clip_sha256[:8]}...): use one model for both."
+            f"The vocabulary's text embeddings are of CLIP model {own}, the training vocabulary's "
+            f"at {path} of {needed}: use one model for both."
         )

@@ -142,15 +142,14 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     averaged = average_model(cfg, model)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
-    ddp_model = _distribute(cfg, model)
-    trainer = (
-        AMPTrainer(ddp_model, loader, optimizer)
-        if cfg.train.amp.enabled
-        else SimpleTrainer(ddp_model, loader, optimizer)
-    )
-    checkpointables = {"trainer": trainer} | ({} if averaged is None else {"ema": averaged})
-    checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, **checkpointables)
-
+    on_gpu = str(cfg.train.device).startswith("cuda")
+    device_ids = {} if on_gpu else {"device_ids": None}
+    ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
+    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+    trainer = trainer_class(ddp_model, loader, optimizer)
+    checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    if averaged is not None:
+        checkpointer.add_checkpointable("ema", averaged)
     if dry_run:
         _dry_run(cfg, trainer, checkpointer)
         return
@@ -178,12 +177,6 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
 
         optimizer.register_step_pre_hook(clip_gradients)
     return optimizer
-
-
-def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
-    on_gpu = str(cfg.train.device).startswith("cuda")
-    device_ids = {} if on_gpu else {"device_ids": None}
-    return create_ddp_model(model, **device_ids, **cfg.train.ddp)
 
 
 def _build_hooks(

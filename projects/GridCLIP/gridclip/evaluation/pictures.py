@@ -106,29 +106,31 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
         FileNotFoundError: ``metrics_json`` is missing.
         ValueError: it records no loss.
     """
-    rows = _read_metrics(Path(metrics_json))
-    names = sorted({name for row in rows.values() for name in row if name.startswith("loss")})
-    losses = {name: _series(rows, name) for name in ("total_loss", *names)}
-    losses = {name: (x, y) for name, (x, y) in losses.items() if len(x)}
+    scalars = _read_metrics(Path(metrics_json))
+    names = ["total_loss", *sorted(name for name in scalars if name.startswith("loss"))]
+    losses = {name: scalars[name] for name in names if scalars.get(name)}
     if not losses:
         raise ValueError(f"{metrics_json} records no loss.")
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    for name, (x, y) in losses.items():
-        style = {"color": "black", "linewidth": 2} if name == "total_loss" else {"linewidth": 1.2}
+    for name, series in losses.items():
+        style: dict[str, Any] = {"linewidth": 1.2}
+        if name == "total_loss":
+            style = {"color": "black", "linewidth": 2}
         # A line through a single record would not show: it becomes a point.
-        loss_axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None, **style)
-    values = np.concatenate([y for _, y in losses.values()])
-    if values.min() > 0 and values.max() > 20 * values.min():
+        style["marker"] = "o" if len(series) == 1 else None
+        loss_axes.plot(list(series), list(series.values()), label=name, **style)
+    values = [value for series in losses.values() for value in series.values()]
+    if min(values) > 0 and max(values) > 20 * min(values):
         loss_axes.set_yscale("log")
-    loss_axes.set_ylabel("loss")
-    loss_axes.grid(alpha=0.3)
     loss_axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    lr_axes.plot(*_series(rows, "lr"), color="gray")
-    lr_axes.set_ylabel("learning rate")
+    rates = scalars.get("lr", {})
+    lr_axes.plot(list(rates), list(rates.values()), color="gray")
     lr_axes.set_xlabel("iteration")
-    lr_axes.grid(alpha=0.3)
+    for axes, label in ((loss_axes, "loss"), (lr_axes, "learning rate")):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
 
     png = Path(png)
     with replacing(png) as partial:
@@ -208,8 +210,8 @@ def _side_by_side(
     return canvas
 
 
-def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
-    """The recorded scalars by iteration. A later record of the same iteration counts."""
+def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """The finite scalars: name to iteration, ascending, to value. Later records replace earlier."""
     rows: dict[int, dict[str, float]] = defaultdict(dict)
     skipped = 0
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -220,11 +222,9 @@ def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
             skipped += 1
     if skipped:
         logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
-    return rows
-
-
-def _series(rows: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:
-    """Iterations, ascending, and values of one scalar, where it is finite."""
-    known = ((i, row[name]) for i, row in rows.items() if name in row)
-    points = sorted((i, value) for i, value in known if math.isfinite(value))
-    return [i for i, _ in points], [value for _, value in points]
+    scalars: dict[str, dict[int, float]] = defaultdict(dict)
+    for iteration, row in sorted(rows.items()):
+        for name, value in row.items():
+            if math.isfinite(value):
+                scalars[name][iteration] = value
+    return scalars

@@ -21,9 +21,19 @@ from omegaconf import OmegaConf
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.files import write_json
 
-_FIELDS = {
+# The fields of the file and their types.
+_RECORD: dict[str, Any] = {
     "metrics": dict,
-    "protocol": dict,
+    "protocol": {
+        "task": str,
+        "evaluator": str,
+        "ap": str,
+        "dataset": str,
+        "dataset_sha256": str,
+        "images": int,
+        "split": str,
+        "novel_classes": int,
+    },
     "config": dict | None,
     "seed": int | None,
     "commit": str,
@@ -33,16 +43,6 @@ _FIELDS = {
     "iterations": int | None,
     "date": str,
     "seconds": int | float | None,
-}
-_PROTOCOL_FIELDS = {
-    "task": str,
-    "evaluator": str,
-    "ap": str,
-    "dataset": str,
-    "dataset_sha256": str,
-    "images": int,
-    "split": str,
-    "novel_classes": int,
 }
 
 
@@ -72,11 +72,9 @@ def write_results(
             written by name, and strings, which paths are, stay as they are.
         novel_classes: the classes withheld from training; none for a fully supervised detector.
         max_dets_per_image: the evaluator's.
-        seed: of the training.
+        seed, iterations: of the training.
         weights: the checkpoint evaluated, as the user named it.
-        iterations: trained.
-        device: of the evaluation.
-        seconds: that the evaluation took.
+        device, seconds: of the evaluation.
 
     Raises:
         ValueError: there are no metrics, or they are not of the form above.
@@ -193,8 +191,7 @@ def _device_name(device: str | torch.device) -> str:
 
 
 def _check_record(record: Any, path: Path) -> None:
-    _check_fields(record, _FIELDS, f"{path}")
-    _check_fields(record["protocol"], _PROTOCOL_FIELDS, f"{path}: protocol")
+    _check_fields(record, _RECORD, f"{path}")
     if not record["metrics"]:
         raise ValueError(f"{path}: metrics are empty")
     for task, group in record["metrics"].items():
@@ -209,7 +206,9 @@ def _check_fields(record: Any, fields: Mapping[str, Any], where: str) -> None:
     for name, kind in fields.items():
         if name not in record:
             raise ValueError(f"{where} has no {name}")
-        if not isinstance(record[name], kind):
+        if isinstance(kind, dict):
+            _check_fields(record[name], kind, f"{where}: {name}")
+        elif not isinstance(record[name], kind):
             expected = getattr(kind, "__name__", kind)
             raise ValueError(f"{where}: {name} is {record[name]!r}, not {expected}")
 

@@ -128,10 +128,9 @@ class TextEmbeddings:
                 f"{path} can't be read as an array: it is damaged, not an .npy file, or holds "
                 f"pickled objects, which are refused ({error}). Save a plain array with numpy.save."
             ) from error
+        shape = f"{table.shape} {table.dtype}"
         if table.ndim != 2 or table.dtype.kind != "f":
-            raise ValueError(
-                f"{path} must be a (C, D) floating point array, not {table.shape} {table.dtype}."
-            )
+            raise ValueError(f"{path} must be a (C, D) floating point array, not {shape}.")
         if len(table) != len(names):
             hint = " It seems to be transposed." if table.shape[1] == len(names) else ""
             raise ValueError(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import clip
 import torch
@@ -17,8 +18,6 @@ from gridclip.text.names import Category, load_categories, make_categories, prom
 from gridclip.text.templates import get_templates, render_prompts
 
 Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
-
-_FEW_NAMES = 100  # embedded in seconds, without a progress bar
 
 
 @torch.no_grad()
@@ -78,30 +77,20 @@ def build_text_embeddings(
 
 
 def precompute_text_embeddings(
-    names_source: str | os.PathLike,
+    vocabulary: Vocabulary,
     clip_source: str | os.PathLike,
     templates: str | Sequence[str] = "imagenet",
     output: str | os.PathLike | None = None,
     *,
-    use_synonyms: bool = False,
-    device: str | torch.device = "cpu",
     progress: bool = True,
+    **options: Any,
 ) -> TextEmbeddings:
-    """Load names and CLIP, build the text embeddings, and write them to ``output`` if given.
+    """Build the text embeddings of a vocabulary, and write them to ``output`` if given.
 
-    Args:
-        names_source: as ``load_categories`` takes it: ``lvis_v1``, ``coco``, ..., or a file.
-        clip_source: as ``load_clip`` takes it: a file, or ``clip://RN50``.
-        templates, use_synonyms, progress: as in ``build_text_embeddings``.
-        output: the safetensors file to write.
-        device: where CLIP runs.
-
-    Raises:
-        FileNotFoundError, ValueError: the names, the weights or the templates are not usable.
+    Arguments and errors are those of :func:`as_text_embeddings`.
     """
-    categories = load_categories(names_source)
-    text_embeddings = _embed_categories(
-        categories, clip_source, templates, device, use_synonyms=use_synonyms, progress=progress
+    text_embeddings = as_text_embeddings(
+        vocabulary, clip_source, templates, progress=progress, **options
     )
     if output is not None:
         text_embeddings.save(output)
@@ -113,14 +102,21 @@ def as_text_embeddings(
     clip_source: str | os.PathLike,
     templates: str | Sequence[str] = "imagenet",
     *,
+    use_synonyms: bool = False,
     device: str | torch.device = "cpu",
+    progress: bool | None = None,
 ) -> TextEmbeddings:
-    """The text embeddings of a :data:`Vocabulary`.
+    """The text embeddings of a vocabulary.
 
     Args:
-        vocabulary: text embeddings; their ``.safetensors`` file; C category names; or what
-            ``load_categories`` takes: a file of names, "coco", "lvis_v1", ...
-        clip_source, templates, device: as in ``precompute_text_embeddings``; for names only.
+        vocabulary: C category names; what ``load_categories`` takes: "lvis_v1", "coco", ..., or
+            a file of names; text embeddings or their ``.safetensors`` file, which are returned
+            as they are.
+        clip_source: the CLIP model that embeds names, as ``load_clip`` takes it: a file, or
+            ``clip://RN50``.
+        templates, use_synonyms: as in ``build_text_embeddings``.
+        device: where CLIP runs.
+        progress: show a progress bar; None shows it for more than 100 names.
 
     Raises:
         FileNotFoundError, ValueError: a file, the weights or the templates are not usable, there
@@ -134,20 +130,11 @@ def as_text_embeddings(
         return TextEmbeddings.load(vocabulary)
     else:
         categories = load_categories(vocabulary)
-    progress = len(categories) > _FEW_NAMES
-    return _embed_categories(categories, clip_source, templates, device, progress=progress)
-
-
-def _embed_categories(
-    categories: Sequence[Category],
-    clip_source: str | os.PathLike,
-    templates: str | Sequence[str],
-    device: str | torch.device,
-    **options: bool,
-) -> TextEmbeddings:
-    """Load CLIP and build the text embeddings; options as in ``build_text_embeddings``."""
     templates = get_templates(templates)  # an error in them shows before CLIP is loaded
     clip_model, checkpoint = load_clip(clip_source, device)
+    if progress is None:
+        progress = len(categories) > 100  # fewer are embedded in seconds
+    options = dict(use_synonyms=use_synonyms, progress=progress)
     return TextEmbeddings(
         names=tuple(category.name for category in categories),
         embeddings=build_text_embeddings(categories, clip_model, templates, **options),

@@ -124,13 +124,10 @@ class ViLD(GeneralizedRCNN):
             boxes, embeddings = x["region_boxes"], x["region_embeddings"]
             widths = {"region_boxes": 4, "region_embeddings": self.classifier.embed_dim}
             for name, width in widths.items():
-                tensor, expected = x[name], (len(boxes), width)
-                if tensor.shape != expected or tensor.dtype != torch.float32:
-                    raise ValueError(
-                        f"{name} must be {expected} float32, not {tuple(tensor.shape)} "
-                        f"{tensor.dtype}."
-                    )
+                kind, expected = f"{tuple(x[name].shape)} {x[name].dtype}", (len(boxes), width)
+                if kind != f"{expected} {torch.float32}":
+                    raise ValueError(f"{name} must be {expected} float32, not {kind}.")
             found = Instances(x["image"].shape[-2:], proposal_boxes=Boxes(boxes))
-            found.embeddings = embeddings
+            found.set("embeddings", embeddings)
             regions.append(found.to(self.device))
         return regions
