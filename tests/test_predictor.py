@@ -259,9 +259,11 @@ def test_bad_vocabulary_leaves_the_old_one(predictor, picture, vocabulary, error
 
 def test_names_need_the_clip_model_of_the_training(predictor, folder):
     with pytest.raises(ValueError, match="of CLIP model other .* of tiny .*: use one model"):
-        predictor.set_vocabulary(["cat"], clip_model=folder / "other.pt")
+        predictor.cfg.clip.weights = str(folder / "other.pt")
+        predictor.set_vocabulary(["cat"])
     with pytest.raises(FileNotFoundError, match="no.pt"):
-        predictor.set_vocabulary(["cat"], clip_model=folder / "no.pt")
+        predictor.cfg.clip.weights = str(folder / "no.pt")
+        predictor.set_vocabulary(["cat"])
     assert predictor.names == TRAINED
 
 

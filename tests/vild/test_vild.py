@@ -308,12 +308,9 @@ def test_vocabulary_swaps_all_or_nothing(tiny_vild, batch, vocabulary):
     with pytest.raises(ValueError, match="width"):
         model.set_vocabulary(vocabulary(3, dim=8))
     assert_count(model, 9)
-    with pytest.raises(ValueError, match="novel_classes"):
-        model.set_vocabulary(vocabulary(3), novel_classes=[7])
-    assert_count(model, 9)
-    model.set_vocabulary(vocabulary(3), novel_classes=[1])
+    model.set_vocabulary(vocabulary(3))  # things 0 and 1 were base
     assert_count(model, 3)
-    assert model.classifier.is_novel.tolist() == [False, True, False]
+    assert model.classifier.is_novel.tolist() == [False, False, True]
 
 
 def assert_count(model, expected):

@@ -97,22 +97,19 @@ class Predictor:
         """The C categories' names; ``pred_classes`` are indices into them."""
         return self.model.classifier.names
 
-    def set_vocabulary(
-        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None = None
-    ) -> None:
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Detect other categories from now on. On an error the old vocabulary stays whole.
 
         Args:
-            vocabulary: category names; text embeddings; their ``.safetensors`` file; or what
-                ``gridclip.text.load_categories`` takes: a file of names, "coco", "lvis_v1", ...
-            clip_model: the CLIP checkpoint that embeds names, the one of the training
-                vocabulary; None is ``clip.weights`` of the config.
+            vocabulary: category names, which the config's ``clip.weights`` embed; text embeddings;
+                their ``.safetensors`` file; or what ``gridclip.text.load_categories`` takes: a
+                file of names, "coco", "lvis_v1", ...
 
         Raises:
             FileNotFoundError: the vocabulary's file or the CLIP checkpoint is missing.
             ValueError: no names, one twice, or text embeddings of another CLIP model.
         """
-        text_embeddings = self._text_embeddings(vocabulary, clip_model)
+        text_embeddings = self._text_embeddings(vocabulary)
         model = _copy_classifier(self.model)  # calls in other threads keep theirs
         model.set_vocabulary(text_embeddings)
         self.model = model
@@ -166,14 +163,10 @@ class Predictor:
         )
         return Image.fromarray(visualizer.output.get_image())
 
-    def _text_embeddings(
-        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None = None
-    ) -> TextEmbeddings:
+    def _text_embeddings(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        clip, device = self.cfg.clip, self.cfg.train.device
         text_embeddings = as_text_embeddings(
-            vocabulary,
-            self.cfg.clip.weights if clip_model is None else clip_model,
-            self.cfg.clip.templates,
-            device=self.cfg.train.device,
+            vocabulary, clip.weights, clip.templates, device=device
         )
         if not len(text_embeddings):
             raise ValueError("The vocabulary is empty: give at least one category.")
@@ -186,7 +179,7 @@ def read_picture(source: Picture) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it can't be read as a picture, or an array is not as above.
+        ValueError: it can't be read as a picture, or an array has another shape or type.
     """
     if isinstance(source, np.ndarray):
         shape, dtype = source.shape, source.dtype

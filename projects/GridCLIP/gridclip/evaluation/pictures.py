@@ -42,7 +42,7 @@ def draw_detections(
     max_images: int = 12,
     novel_classes: Collection[int] = (),
 ) -> list[Path]:
-    """Draw one JPEG an image: ground truth left, detections right; novel categories starred.
+    """Draw a JPEG of each image: ground truth left, detections right, novel categories starred.
 
     Images with novel ground truth come first, then the others, each in the dataset's order.
 

@@ -30,7 +30,7 @@ Naming convention:
 
     N: images, R: grid locations over all levels, F: width of the head's features,
     D: width of CLIP's space, C: categories of the vocabulary, K: those in the loss of a batch,
-    V: windows an image.
+    V: windows per image.
 """
 
 
@@ -168,7 +168,7 @@ class GridCLIP(FCOS):
     ) -> dict[str, Tensor]:
         """
         Args:
-            anchors: one a level, R in all.
+            anchors: of each level, R in all.
             grid_features, deltas, centerness: (N, R, F), (N, R, 4), (N, R, 1), of the head.
             gt_instances: with ``gt_boxes`` and ``gt_classes``.
             batched_inputs: as in :meth:`forward`.
@@ -241,7 +241,7 @@ class GridCLIP(FCOS):
         Args:
             images: the N images.
             features: a map of each level.
-            predictions: of the head, whose three lists have an entry a level.
+            predictions: of the head: three lists with an entry for each level.
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
         anchors = self.anchor_generator(features)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gridclip.files import replacing
 
 _HEADER_FIELDS = ("names", "templates", "clip_model", "clip_sha256")
-_HOW_TO_WRITE = "Write it anew with scripts/precompute_text_embeddings.py."
+_HOW_TO_WRITE = "Write it again with scripts/precompute_text_embeddings.py."
 _UNIT_NORM_TOLERANCE = 1e-4
 
 

@@ -19,6 +19,8 @@ class ViLDClassifier(TextClassifier):
     ViLD's section 3.3). It also knows which categories are novel: they take no part in training.
     """
 
+    is_novel: Tensor
+
     def __init__(
         self,
         text_embeddings: TextEmbeddings | str | os.PathLike,
@@ -43,33 +45,27 @@ class ViLDClassifier(TextClassifier):
         self.register_buffer("log_scale", torch.tensor(math.log(temperature)), persistent=False)
         self.register_buffer("bias", torch.tensor(0.0), persistent=False)
         self.background = nn.Parameter(0.01 * torch.randn(embed_dim))
-        self.is_novel = self._novel_mask(self.names, novel_classes)
+        for i in novel_classes:
+            if not 0 <= i < self.num_classes:
+                raise ValueError(
+                    f"novel_classes has {i}, but the vocabulary has {self.num_classes} categories: "
+                    "give contiguous ids of this vocabulary."
+                )
+            self.is_novel[i] = True
         if self.is_novel.all():
             raise ValueError("All categories are novel: there is nothing to train on.")
         base = (~self.is_novel).nonzero().squeeze(1).tolist()
         self.base_names = {self.names[i] for i in base}
 
-    def set_vocabulary(
-        self,
-        text_embeddings: TextEmbeddings | str | os.PathLike,
-        novel_classes: Iterable[int] | None = None,
-    ) -> None:
+    def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
         """Replace names, embeddings and what is novel together; on an error nothing has changed.
 
-        Args:
-            text_embeddings: as in the constructor.
-            novel_classes: contiguous ids; None: all but the base categories of the training
-                vocabulary, by name.
+        Novel are all names but those of the training vocabulary's base categories.
         """
-        if not isinstance(text_embeddings, TextEmbeddings):
-            text_embeddings = TextEmbeddings.load(text_embeddings)
-        names = text_embeddings.names
-        if novel_classes is None:
-            known = getattr(self, "base_names", names)  # not there yet in the constructor
-            novel_classes = [i for i, name in enumerate(names) if name not in known]
-        is_novel = self._novel_mask(names, novel_classes)
         super().set_vocabulary(text_embeddings)
-        self.register_buffer("is_novel", is_novel, persistent=False)
+        base = getattr(self, "base_names", self.names)  # the constructor sets them later
+        is_novel = torch.tensor([name not in base for name in self.names], dtype=torch.bool)
+        self.register_buffer("is_novel", is_novel.to(self.text_embeddings.device), persistent=False)
 
     def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
         """
@@ -105,18 +101,6 @@ class ViLDClassifier(TextClassifier):
     def _weight(self, classes: Tensor | None) -> Tensor:
         background = F.normalize(self.background, dim=0)
         return torch.cat([super()._weight(classes), background[None]])
-
-    def _novel_mask(self, names: tuple[str, ...], novel_classes: Iterable[int]) -> Tensor:
-        """(C,) bool."""
-        mask = torch.zeros(len(names), dtype=torch.bool, device=self.text_embeddings.device)
-        for i in novel_classes:
-            if not 0 <= i < len(names):
-                raise ValueError(
-                    f"novel_classes has {i}, but the vocabulary has {len(names)} categories: give "
-                    "contiguous ids of this vocabulary."
-                )
-            mask[i] = True
-        return mask
 
 
 def ensemble_scores(

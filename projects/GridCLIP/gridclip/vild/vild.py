@@ -1,7 +1,6 @@
 """The ViLD meta-architecture."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,25 +57,18 @@ class ViLD(GeneralizedRCNN):
     def max_detections_per_image(self) -> int:
         return self.roi_heads.box_predictor.test_topk_per_image
 
-    def set_vocabulary(
-        self,
-        vocabulary: TextEmbeddings | str | os.PathLike,
-        *,
-        novel_classes: Iterable[int] | None = None,
-    ) -> None:
+    def set_vocabulary(self, vocabulary: TextEmbeddings | str | os.PathLike) -> None:
         """Detect other categories from now on. Embeddings, count, names and what is novel change
-        together.
+        together; novel are all names that were not base categories in training.
 
         Args:
             vocabulary: text embeddings, or their file, of the CLIP model of the training
                 vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
-            novel_classes: contiguous ids, for the weights of the ensemble; None: all categories
-                whose names were not base categories in training.
 
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        self.classifier.set_vocabulary(vocabulary, novel_classes)
+        self.classifier.set_vocabulary(vocabulary)
         self.roi_heads.set_classifier(self.classifier)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
