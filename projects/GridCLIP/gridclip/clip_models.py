@@ -74,9 +74,12 @@ class RandomCLIPPathHandler(CLIPPathHandler):
             sizes, text_width = CLIP_RESNETS[name], TEXT_WIDTHS[name]
             write_random_clip_archive(
                 archive,
-                **dict(embed_dim=sizes["embed_dim"], image_resolution=sizes["input_resolution"]),
-                **dict(vision_layers=sizes["layers"], vision_width=sizes["width"]),
-                **dict(transformer_width=text_width, transformer_heads=text_width // 64),
+                embed_dim=sizes["embed_dim"],
+                image_resolution=sizes["input_resolution"],
+                vision_layers=sizes["layers"],
+                vision_width=sizes["width"],
+                transformer_width=text_width,
+                transformer_heads=text_width // 64,
                 transformer_layers=12,
             )
         return str(archive)

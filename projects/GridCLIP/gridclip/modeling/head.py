@@ -19,7 +19,6 @@ class GridHead(FCOSHead):
         num_levels: int,
         conv_dims: list[int],
         embed_dim: int,
-        norm: str = "GN",
     ):
         """
         Args:
@@ -27,13 +26,12 @@ class GridHead(FCOSHead):
             num_levels: number of levels, which share the towers.
             conv_dims: output channels of each convolution of a tower.
             embed_dim: D.
-            norm: normalisation of the towers, as in detectron2's ``get_norm``.
         """
         super().__init__(
             input_shape=[ShapeSpec(channels=in_channels)] * num_levels,
             conv_dims=conv_dims,
             num_classes=embed_dim,
-            norm=norm,
+            norm="GN",
         )
         del self.cls_score  # a 3 x 3 convolution, which nothing can be folded into cheaply
         self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim, bias=False)
