@@ -1,6 +1,6 @@
 """lvis-api's box evaluation on arrays: the same figures in a fraction of its time and memory.
 
-It is our own because it was measured much faster than lvis-api and the libraries that replace it.
+It is our own because it was measured to be much faster than the libraries.
 """
 
 import datetime

@@ -29,8 +29,6 @@ _GAP = 8
 _MIN_PICTURE_SIDE = 1000
 _DETECTIONS_AT_LEAST = 5
 
-_Object = tuple[list[float], int, str]  # box (XYXY, pixels), contiguous class, end of the label
-
 
 def draw_detections(
     dataset_dicts: Sequence[dict],
@@ -84,8 +82,8 @@ def draw_detections(
         marked = ", novel categories orange" if novel_classes else ""
         least = f", score from {shown[-1]['score']:.2f}" if shown else ""
         picture = _side_by_side(
-            _draw_boxes(image, metadata, _ground_truth(annotations), novel_classes),
-            _draw_boxes(image, metadata, _detections(shown, metadata), novel_classes),
+            _draw_boxes(image, metadata, annotations, novel_classes),
+            _draw_boxes(image, metadata, _as_annotations(shown, metadata), novel_classes),
             f"ground truth ({len(annotations)}){marked}",
             f"detections ({len(shown)} of {len(found)}{least})",
         )
@@ -138,14 +136,8 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     return png
 
 
-def _ground_truth(annotations: list[dict]) -> list[_Object]:
-    return [
-        (BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"], "")
-        for a in annotations
-    ]
-
-
-def _detections(predictions: list[dict], metadata: Metadata) -> list[_Object]:
+def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
+    """Predictions in detectron2's format of annotations, with their "score"."""
     category_ids = {p["category_id"] for p in predictions}
     to_contiguous = contiguous_category_ids(metadata, category_ids)
     num_classes = len(metadata.thing_classes)
@@ -156,11 +148,7 @@ def _detections(predictions: list[dict], metadata: Metadata) -> list[_Object]:
             f"{metadata.name} ({num_classes} classes) does not have: predictions of another one?"
         )
     return [
-        (
-            BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
-            to_contiguous[p["category_id"]],
-            f" {p['score']:.2f}",
-        )
+        {**p, "category_id": to_contiguous[p["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
         for p in predictions
     ]
 
@@ -175,24 +163,26 @@ class BoxVisualizer(Visualizer):
 
 
 def _draw_boxes(
-    image: np.ndarray, metadata: Metadata, objects: list[_Object], novel_classes: Collection[int]
+    image: np.ndarray, metadata: Metadata, objects: list[dict], novel_classes: Collection[int]
 ) -> Image.Image:
-    """Draw objects on an RGB image (H, W, 3), which is enlarged if it is small."""
+    """Draw annotations on an RGB image (H, W, 3), which is enlarged if it is small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
     # detectron2 rounds a small picture's font size down before it is enlarged.
     font_size_scale = 1.3 if scale == 1 else 2.2
     visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=font_size_scale)
     if objects:
-        boxes, classes, suffixes = zip(*objects, strict=True)
-        novel = [c in novel_classes for c in classes]
-        labels = [metadata.thing_classes[c] + s for c, s in zip(classes, suffixes, strict=True)]
+        boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
+        labels, colors = [], []
+        for o in objects:
+            novel = o["category_id"] in novel_classes
+            star, color = ("★ ", _NOVEL_COLOR) if novel else ("", _BASE_COLOR)
+            score = f" {o['score']:.2f}" if "score" in o else ""
+            labels.append(f"{star}{metadata.thing_classes[o['category_id']]}{score}")
+            colors.append(color)
         # A label hangs at its box's corner, which has to be in the picture.
         height, width = image.shape[:2]
-        visualizer.overlay_instances(
-            boxes=np.clip(boxes, 0, (width, height, width, height)),
-            labels=[f"★ {x}" if star else x for x, star in zip(labels, novel, strict=True)],
-            assigned_colors=[_NOVEL_COLOR if star else _BASE_COLOR for star in novel],
-        )
+        inside = np.clip(boxes, 0, (width, height, width, height))
+        visualizer.overlay_instances(boxes=inside, labels=labels, assigned_colors=colors)
     return Image.fromarray(visualizer.output.get_image())
 
 
