@@ -14,15 +14,14 @@ from detectron2.utils.file_io import PathManager
 from safetensors.torch import save_file
 
 from gridclip.clip_checkpoint import (
-    CLIP_RESNETS,
     infer_resnet_sizes,
     is_clip_checkpoint,
     load_clip,
     read_clip_checkpoint,
     resnet_state_dict,
     sha256_of_file,
-    write_random_clip_archive,
 )
+from gridclip.clip_models import CLIP_RESNETS, write_random_clip_archive
 
 SIZES = dict(layers=(1, 2, 1, 1), width=16, embed_dim=48, input_resolution=64)
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
@@ -262,7 +261,7 @@ def test_truncated_file(name, kept, archive, reference, tmp_path):
         save(reference, path)
         content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(ValueError, match=rf"{path.name} \([\d,]+ bytes\).*truncated.*fetch it"):
+    with pytest.raises(ValueError, match=rf"{path.name} \([\d,]+ bytes\).*truncated.*Fetch it"):
         read_clip_checkpoint(path)
 
 
@@ -270,7 +269,7 @@ def test_truncated_file(name, kept, archive, reference, tmp_path):
 def test_random_bytes(file_name, tmp_path):
     path = tmp_path / file_name
     path.write_bytes(torch.randint(256, (10_000,)).to(torch.uint8).numpy().tobytes())
-    with pytest.raises(ValueError, match=f"{file_name} .*no checkpoint"):
+    with pytest.raises(ValueError, match=f"{file_name} .*not a checkpoint"):
         read_clip_checkpoint(path)
 
 
@@ -408,7 +407,7 @@ def test_unknown_name(prefix):
 def test_random_archive_by_name_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setitem(CLIP_RESNETS, "tiny", SIZES)
-    monkeypatch.setattr("gridclip.clip_checkpoint.TEXT_WIDTHS", {"tiny": 64})
+    monkeypatch.setattr("gridclip.clip_models.TEXT_WIDTHS", {"tiny": 64})
     assert PathManager.isfile("random-clip://tiny")
     first = read_clip_checkpoint("random-clip://tiny")
     assert first.model_id == "random-tiny"

@@ -13,7 +13,7 @@ from PIL import Image
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import build_model
 from gridclip.predictor import Predictor
-from gridclip.text import embed_names
+from gridclip.text import as_text_embeddings
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 CONFIG = PROJECT / "configs/lvis/gridclip_r50_ov_smoke.py"
@@ -40,7 +40,7 @@ def folder(tmp_path_factory, make_clip):
     torch.manual_seed(0)
     make_clip(embed_dim=64, vision_width=16).rename(folder / "tiny.pt")
     (folder / "trained.txt").write_text("cat\ndog\numbrella\n")
-    embed_names(["cat"], folder / "tiny.pt", "single").save(folder / "text.safetensors")
+    as_text_embeddings(["cat"], folder / "tiny.pt", "single").save(folder / "text.safetensors")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(str(CONFIG)), TINY)
     cfg.model.classifier.text_embeddings = str(folder / "text.safetensors")
     cfg.model.federated_weights = None
@@ -141,7 +141,8 @@ def test_bad_pictures_are_named_and_the_others_go_on(folder, tmp_path, capsys):
 
 
 def test_vocabulary_files(folder, tmp_path):
-    embed_names(["kite", "kiwi"], folder / "tiny.pt", "single").save(tmp_path / "k.safetensors")
+    kites = as_text_embeddings(["kite", "kiwi"], folder / "tiny.pt", "single")
+    kites.save(tmp_path / "k.safetensors")
     (tmp_path / "names.txt").write_text("boat\nbird\n")
     cases = {
         "k.safetensors": {"kite", "kiwi"},

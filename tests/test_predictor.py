@@ -1,4 +1,6 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +166,8 @@ def test_vocabulary_of_names(predictor, picture, cfg, tmp_path):
 def test_vocabulary_of_files_and_text_embeddings(predictor, picture, folder, tmp_path):
     trained = TextEmbeddings.load(folder / "text.safetensors")
     all_trained = predictor(picture)
-    vocabulary = trained.subset(["umbrella", "cat"])
+    rows = [TRAINED.index("umbrella"), TRAINED.index("cat")]
+    vocabulary = replace(trained, names=("umbrella", "cat"), embeddings=trained.embeddings[rows])
     vocabulary.save(tmp_path / "two.safetensors")
     predictor.set_vocabulary(vocabulary)
     expected = predictor(picture)
@@ -176,6 +179,55 @@ def test_vocabulary_of_files_and_text_embeddings(predictor, picture, folder, tmp
     assert predictor.names == ("umbrella", "cat") and same(predictor(picture), expected)
     predictor.set_vocabulary("voc")
     assert len(predictor.names) == 20
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    sizes = [(120, 90), (90, 120), (160, 60), (100, 100), (70, 150), (130, 110)]
+    return [np.asarray(Image.effect_noise(size, 60).convert("RGB")) for size in sizes]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_threads", [2, 4])
+def test_threads_share_a_predictor(cfg, weights, pictures, num_threads, dtype):
+    predictor = Predictor(cfg, weights, overrides=[f"train.inference.dtype={dtype}"])
+    expected = [predictor(picture) for picture in pictures]
+    assert min(map(len, expected)) > 10
+    again = Predictor(predictor.cfg, weights)  # nothing is kept from a call before
+    with ThreadPoolExecutor(num_threads) as pool:
+        found = list(pool.map(again, 8 * pictures))
+    assert [same(a, b) for a, b in zip(found, 8 * expected, strict=True)] == [True] * 48
+
+
+def test_a_call_keeps_the_vocabulary_it_began_with(predictor, pictures, folder):
+    trained = TextEmbeddings.load(folder / "text.safetensors")
+    larger = random_embeddings([f"thing {i}" for i in range(40)], DIM)
+    expected = []
+    for vocabulary in (larger, trained):
+        predictor.set_vocabulary(vocabulary)
+        expected.append([predictor(picture) for picture in pictures])
+    assert not any(map(same, *expected))
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(predictor, picture) for picture in 8 * pictures]
+        swaps = 0
+        while not all(future.done() for future in found):
+            predictor.set_vocabulary((larger, trained)[swaps % 2])
+            swaps += 1
+    assert swaps > 10
+    for i, future in enumerate(found):
+        instances = future.result()
+        assert any(same(instances, results[i % len(pictures)]) for results in expected)
+
+
+def test_a_vocabulary_shares_the_weights_with_the_one_before(predictor, picture):
+    before, found = predictor.model, predictor(picture)
+    predictor.set_vocabulary(["red shoe"])
+    assert predictor.model is not before and len(before.classifier.names) == len(TRAINED)
+    assert predictor.model.backbone is before.backbone and predictor.model.head is before.head
+    assert predictor.model.classifier.bias is before.classifier.bias
+    assert predictor.model.forward.__self__ is predictor.model
+    predictor.model = before
+    assert same(predictor(picture), found)
 
 
 def random_embeddings(names, dim, sha256=""):
@@ -207,9 +259,11 @@ def test_bad_vocabulary_leaves_the_old_one(predictor, picture, vocabulary, error
 
 def test_names_need_the_clip_model_of_the_training(predictor, folder):
     with pytest.raises(ValueError, match="of CLIP model other .* of tiny .*: use one model"):
-        predictor.set_vocabulary(["cat"], clip_model=folder / "other.pt")
+        predictor.cfg.clip.weights = str(folder / "other.pt")
+        predictor.set_vocabulary(["cat"])
     with pytest.raises(FileNotFoundError, match="no.pt"):
-        predictor.set_vocabulary(["cat"], clip_model=folder / "no.pt")
+        predictor.cfg.clip.weights = str(folder / "no.pt")
+        predictor.set_vocabulary(["cat"])
     assert predictor.names == TRAINED
 
 
@@ -281,7 +335,7 @@ def test_weights_that_leave_the_detector_untrained_are_refused(cfg, folder, weig
 
 
 def test_malformed_override_and_absent_device(cfg, weights):
-    with pytest.raises(ValueError, match="'model.seed' is no override"):
+    with pytest.raises(ValueError, match="'model.seed' is not an override"):
         Predictor(cfg, weights, overrides=["model.seed"])
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="No CUDA device .* take 'cpu'"):

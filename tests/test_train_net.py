@@ -142,7 +142,7 @@ def test_overrides(given, expected):
 
 
 def test_bad_overrides_are_explained():
-    with pytest.raises(SystemExit, match="wants a path"):
+    with pytest.raises(SystemExit, match="needs a path"):
         train_net.translate_overrides(["MODEL.WEIGHTS"])
     with pytest.raises(SystemExit, match="key=value"):
         train_net.translate_overrides(["SOLVER.BASE_LR", "0.1"])

@@ -1,6 +1,7 @@
 """Predictor and demo with ViLD: as with GridCLIP; novel is what training has not seen."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 import demo
 from gridclip.predictor import Predictor
+from gridclip.text import TextEmbeddings
 from world import NAMES, save_untrained_vild
 
 WORDS = ["blue thing", "kite", "red thing"]
@@ -56,6 +58,29 @@ def test_own_words_from_the_start_and_later_are_the_same(load, picture):
     predictor.set_vocabulary(list(NAMES.values()))
     assert predictor.model.classifier.is_novel.tolist() == [False, False, True]
     assert_same(predictor(picture), load()(picture))
+
+
+def test_threads_share_a_predictor(load, world):
+    """Each call keeps the vocabulary that it began with, whatever is set meanwhile."""
+    pictures = [Image.open(path) for path in sorted((world / "train2017").iterdir())[:5]]
+    predictor, vocabularies = load(), (WORDS, list(NAMES.values()))
+    embedded = [load(vocabulary=words).model.classifier.text_embeddings for words in vocabularies]
+    vocabularies = [
+        TextEmbeddings(tuple(words), rows, (), "tiny", "")
+        for words, rows in zip(vocabularies, embedded, strict=True)
+    ]
+    expected = []
+    for vocabulary in vocabularies:
+        predictor.set_vocabulary(vocabulary)
+        expected.append([predictor(picture) for picture in pictures])
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(predictor, picture) for picture in 8 * pictures]
+        while not all(future.done() for future in found):
+            for vocabulary in vocabularies:
+                predictor.set_vocabulary(vocabulary)
+    for i, future in enumerate(found):
+        scores = [results[i % 5].scores for results in expected]
+        assert any(torch.equal(future.result().scores, each) for each in scores)
 
 
 def test_what_is_novel_decides_the_ensembles_scores(load, picture):

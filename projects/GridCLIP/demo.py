@@ -5,7 +5,7 @@
         --vocabulary "red shoe, traffic cone" --input street.jpg pictures/ --output detections
 
 writes detections/<name>.jpg, the picture with the boxes found, and detections/<name>.json: names,
-scores, and boxes as [x0, y0, x1, y1] in pixels. Without --vocabulary it is the training one.
+scores, and boxes as [x0, y0, x1, y1] in pixels. The default vocabulary is that of the training.
 """
 
 import argparse
@@ -27,9 +27,9 @@ _LISTED = 3  # detections of a picture that are printed
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and glob patterns stand for, each once.
+    """The files that paths, folders and glob patterns name, each once.
 
-    A path that does not exist is kept, to be reported with the others.
+    A path that does not exist is kept: it is reported like other unreadable files.
 
     Raises:
         ValueError: a folder holds no pictures.
@@ -50,7 +50,8 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
 
 def check_outputs(pictures: Sequence[Path], output_dir: Path) -> None:
     """Raises ValueError if one picture's output would replace another's, or a picture itself."""
-    by_stem, resolved = {}, {picture.resolve() for picture in pictures}
+    by_stem: dict[str, Path] = {}
+    resolved = {picture.resolve() for picture in pictures}
     for picture in pictures:
         other = by_stem.setdefault(picture.stem, picture)
         drawing = output_dir / f"{picture.stem}.jpg"
@@ -61,7 +62,7 @@ def check_outputs(pictures: Sequence[Path], output_dir: Path) -> None:
 
 
 def parse_vocabulary(vocabulary: str) -> str | list[str]:
-    """A file or a known data set as it is; else the names between the commas."""
+    """A file or a known data set stays as it is. Anything else is names between commas."""
     if Path(vocabulary).suffix in (".safetensors", ".txt", ".json") or Path(vocabulary).is_file():
         return vocabulary
     if vocabulary in DATASETS:
@@ -73,7 +74,7 @@ def detect(predictor: Predictor, path: Path, args: argparse.Namespace) -> str:
     """Write the two files of a picture.
 
     Returns:
-        A line about what was found.
+        A line that says what was found.
     """
     image = read_picture(path)
     start = time.perf_counter()
@@ -116,12 +117,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="CONFIG.py")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="of the trained detector")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the trained detector's")
     parser.add_argument(
         "--vocabulary",
         metavar="NAMES",
         help="names between commas; a text file with one name a line; a .safetensors file of text "
-        f"embeddings; or one of {', '.join(DATASETS)} (default: the training vocabulary)",
+        f"embeddings; or one of {', '.join(DATASETS)} (default: the vocabulary of the training)",
     )
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PIC", help="pictures, folders, globs"

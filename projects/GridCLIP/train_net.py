@@ -8,8 +8,8 @@
 Settings are overridden as key=value, e.g. train.output_dir=output/run1 train.device=cpu.
 """
 
+import argparse
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -29,11 +29,11 @@ def translate_overrides(opts: list[str]) -> list[str]:
         if key == "MODEL.WEIGHTS":
             if not has_value:
                 if not rest:
-                    raise SystemExit("MODEL.WEIGHTS wants a path behind it.")
+                    raise SystemExit("MODEL.WEIGHTS needs a path after it.")
                 value = rest.pop(0)
             key, value = "train.init_checkpoint", _quote(value)
         elif not has_value:
-            raise SystemExit(f"'{key}' is no override: write key=value.")
+            raise SystemExit(f"'{key}' is not an override: write key=value.")
         translated.append(f"{key}={value}")
     return translated
 
@@ -43,7 +43,7 @@ def _quote(value: str) -> str:
     return f"'{escaped}'"
 
 
-def main(args) -> None:
+def main(args: argparse.Namespace) -> None:
     cfg = LazyConfig.load(args.config_file)
     cfg = LazyConfig.apply_overrides(cfg, translate_overrides(args.opts))
     default_setup(cfg, args)
@@ -53,7 +53,7 @@ def main(args) -> None:
         do_train(cfg, resume=args.resume, dry_run=args.dry_run)
 
 
-def main_under_torchrun(args) -> None:
+def main_under_torchrun(args: argparse.Namespace) -> None:
     """Join the process group that torchrun describes in the environment."""
     on_gpu = torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpu else "gloo")
@@ -66,7 +66,7 @@ def main_under_torchrun(args) -> None:
         leave_process_group()
 
 
-def parse_args(argv: list[str] | None = None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument(
         "--dry-run",
@@ -82,12 +82,13 @@ def parse_args(argv: list[str] | None = None):
 if __name__ == "__main__":
     arguments = parse_args()
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        sys.exit(main_under_torchrun(arguments))
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+        main_under_torchrun(arguments)
+    else:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )

@@ -366,7 +366,7 @@ def test_errors_name_the_file_and_the_fault(register):
     with pytest.raises(ValueError, match=r"\[12\] are not among the 12 .*annotations\.json"):
         OpenVocabularyLVISEvaluator(name, novel_classes=[0, NUM_CATEGORIES])
     beyond = [{"image_id": 1, "category_id": NUM_CATEGORIES + 1, "bbox": [0, 0, 9, 9], "score": 1}]
-    with pytest.raises(ValueError, match=r"Class 12 .*annotations\.json"):
+    with pytest.raises(ValueError, match=r"class 12 .*annotations\.json"):
         evaluate(OpenVocabularyLVISEvaluator(name), dataset, beyond)
     no_frequency = copy.deepcopy(dataset)
     del no_frequency["categories"][4]["frequency"]

@@ -8,7 +8,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from gridclip.evaluation import draw_detections, plot_losses
-from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, _read_metrics, _series
+from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, _read_metrics
 
 WIDTH, HEIGHT = 1200, 800  # large enough not to be enlarged
 GAP, CAPTION = 8, 28
@@ -168,9 +168,9 @@ def test_a_resumed_and_a_cut_record(tmp_path, caplog):
         ],
     )
     path.write_text(path.read_text() + '{"iteration": 79, "loss_c')
-    rows = _read_metrics(path)
-    assert _series(rows, "loss_cls") == ([19, 39], [3.0, 1.0])
-    assert _series(rows, "lr") == ([19, 39], [0.1, 0.1])
+    scalars = _read_metrics(path)
+    assert list(scalars["loss_cls"].items()) == [(19, 3.0), (39, 1.0)]
+    assert list(scalars["lr"].items()) == [(19, 0.1), (39, 0.1)]
     assert "skipped 1 line" in caplog.text
     assert plot_losses(path, tmp_path / "losses.png").is_file()
 

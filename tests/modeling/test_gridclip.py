@@ -227,16 +227,9 @@ def test_vocabulary_swaps_all_or_nothing(tiny_gridclip, batch, vocabulary):
     model.set_vocabulary(vocabulary(9))
     assert model.num_classes == 9 and len(model.classifier.names) == 9
     assert model(batch())[0]["instances"].pred_classes.max() > 5
-    for bad, error in ((vocabulary(3, dim=8), "width"), (["cat"], "clip_model")):
-        with pytest.raises(ValueError, match=error):
-            model.set_vocabulary(bad)
-        assert model.num_classes == 9 and len(model.classifier.names) == 9
-
-
-def test_vocabulary_of_names(tiny_gridclip, tiny_clip):
-    model = tiny_gridclip()
-    model.set_vocabulary(["red shoe", "traffic cone"], clip_model=tiny_clip)
-    assert model.num_classes == 2 and model.classifier.names == ("red shoe", "traffic cone")
+    with pytest.raises(ValueError, match="width"):
+        model.set_vocabulary(vocabulary(3, dim=8))
+    assert model.num_classes == 9 and len(model.classifier.names) == 9
 
 
 def test_head_is_fcos_head_but_for_the_embedding(tiny_gridclip):

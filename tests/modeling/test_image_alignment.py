@@ -11,6 +11,7 @@ from gridclip.modeling import (
     DenseImageAlignment,
     GridImageAlignment,
 )
+from gridclip.modeling.image_alignment import Maps
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 # Its grid features are the embeddings themselves.
@@ -66,7 +67,7 @@ def test_grid_pool_starts_as_the_mean_over_the_picture_without_padding():
     features, centers, embeddings = grid_alignment_inputs()
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
     sizes = [(32, 48), (16, 24)]  # the second picture fills a quarter of the batch
-    pooled = alignment.pool(DETECTOR, features, embeddings, centers, WHOLE, sizes)
+    pooled = alignment.pool(Maps(DETECTOR, features, embeddings, centers, WHOLE, sizes))
     assert pooled.shape == (2, 1, 5)
     torch.testing.assert_close(pooled[0, 0], embeddings[0].mean(dim=0))
     inside = (centers[:, 0] < 24) & (centers[:, 1] < 16)
@@ -78,7 +79,7 @@ def test_grid_pool_takes_windows_and_attention():
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
     torch.nn.init.normal_(alignment.attention.weight)
     windows = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]])
-    pooled = alignment.pool(DETECTOR, features, embeddings, centers, windows, [(32, 48)] * 2)
+    pooled = alignment.pool(Maps(DETECTOR, features, embeddings, centers, windows, [(32, 48)] * 2))
     logits = torch.cat(
         [
             F.conv2d(f, alignment.attention.weight, alignment.attention.bias)[1, 0].flatten()
@@ -94,7 +95,9 @@ def test_grid_pool_teaches_the_grid_embeddings():
     features, centers, embeddings = grid_alignment_inputs()
     embeddings.requires_grad_()
     alignment = GridImageAlignment(in_features=["p3", "p4"], in_channels=4)
-    pooled = alignment.pool(DETECTOR, features, embeddings, centers, WHOLE, [(32, 48), (16, 24)])
+    pooled = alignment.pool(
+        Maps(DETECTOR, features, embeddings, centers, WHOLE, [(32, 48), (16, 24)])
+    )
     alignment(pooled, torch.randn(2, 1, 5)).backward()
     assert embeddings.grad[0].abs().sum(dim=-1).gt(0).all()
     assert alignment.attention.weight.grad.abs().sum() > 0
@@ -106,7 +109,7 @@ def test_dense_pool_is_the_mean_of_a_windows_cells_without_padding():
     res5 = torch.randn(2, 256, 3, 4, requires_grad=True)
     windows = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.5, 0.0, 1.0, 0.5]])
     sizes = [(96, 128), (64, 64)]
-    pooled = DenseImageAlignment().pool(detector, {"res5": res5}, None, None, windows, sizes)
+    pooled = DenseImageAlignment().pool(Maps(detector, {"res5": res5}, None, None, windows, sizes))
     cells = F.normalize(bottom_up.dense_embeddings(res5), dim=1)
     expected = [[cells[0], cells[0, :, :1, 2:]], [cells[1, :, :2, :2], cells[1, :, :1, 1:2]]]
     expected = torch.stack([torch.stack([x.mean(dim=(1, 2)) for x in row]) for row in expected])
@@ -121,7 +124,7 @@ def test_a_window_without_the_middle_of_a_cell_teaches_nothing():
     res5 = torch.randn(1, 256, 1, 1, requires_grad=True)
     windows = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     alignment = DenseImageAlignment()
-    pooled = alignment.pool(detector, {"res5": res5}, None, None, windows, [(32, 32)])
+    pooled = alignment.pool(Maps(detector, {"res5": res5}, None, None, windows, [(32, 32)]))
     alignment(pooled, torch.randn(1, 1, 16)).backward()
     assert torch.equal(res5.grad, torch.zeros_like(res5))
 
@@ -133,7 +136,9 @@ def test_backbone_pool_of_the_whole_picture_is_clips_embedding():
     res5 = bottom_up(images)["res5"]
     padded = F.pad(res5, (0, 2, 0, 1))  # what batching with a larger picture would add
     sizes = [(64, 64)] * 2
-    pooled = BackboneImageAlignment().pool(detector, {"res5": padded}, None, None, WHOLE, sizes)
+    pooled = BackboneImageAlignment().pool(
+        Maps(detector, {"res5": padded}, None, None, WHOLE, sizes)
+    )
     torch.testing.assert_close(pooled[:, 0], bottom_up.image_embedding(res5))
 
 
@@ -143,7 +148,7 @@ def test_backbone_pool_takes_windows():
     res5 = torch.randn(1, 256, 4, 4)
     windows = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]])
     pooled = BackboneImageAlignment().pool(
-        detector, {"res5": res5}, None, None, windows, [(128, 128)]
+        Maps(detector, {"res5": res5}, None, None, windows, [(128, 128)])
     )
     torch.testing.assert_close(pooled[0, 0], bottom_up.image_embedding(res5[:, :, :2, :2])[0])
     torch.testing.assert_close(pooled[0, 1], bottom_up.image_embedding(res5[:, :, :, 2:])[0])

@@ -100,14 +100,9 @@ def test_full_precision_under_autocast(classifier):
 def test_vocabulary_swaps_all_or_nothing(classifier, vocabulary, tmp_path):
     before = state(classifier)
     missing = tmp_path / "missing.safetensors"
-    for arguments, error in (
-        ((vocabulary(3, dim=8),), "width"),
-        ((vocabulary(3), [3]), "novel_classes has 3"),
-        ((vocabulary(3), [-1]), "novel_classes has -1"),
-        ((missing,), "missing.safetensors"),
-    ):
+    for bad, error in ((vocabulary(3, dim=8), "width"), (missing, "missing.safetensors")):
         with pytest.raises((ValueError, FileNotFoundError), match=error):
-            classifier.set_vocabulary(*arguments)
+            classifier.set_vocabulary(bad)
         assert state(classifier) == before
     vocabulary(3).save(tmp_path / "three.safetensors")
     classifier.set_vocabulary(tmp_path / "three.safetensors")
@@ -119,15 +114,14 @@ def test_novel_is_by_default_what_was_no_base_category(classifier, vocabulary):
     assert classifier.is_novel.tolist() == [False, False, True, False, False, True, True, True]
     classifier.set_vocabulary(vocabulary(2, prefix="other"))
     assert classifier.is_novel.tolist() == [True, True]
-    classifier.set_vocabulary(vocabulary(3), novel_classes=[0])
-    assert classifier.is_novel.tolist() == [True, False, False]
     classifier.set_vocabulary(vocabulary(6))
     assert classifier.is_novel.nonzero().flatten().tolist() == list(NOVEL)
 
 
 def test_refuses_impossible_novel_classes(vocabulary):
-    with pytest.raises(ValueError, match="novel_classes has 6"):
-        ViLDClassifier(vocabulary(6), embed_dim=32, novel_classes=[6])
+    for impossible in (6, -1):
+        with pytest.raises(ValueError, match=f"novel_classes has {impossible}"):
+            ViLDClassifier(vocabulary(6), embed_dim=32, novel_classes=[impossible])
     with pytest.raises(ValueError, match="All categories are novel"):
         ViLDClassifier(vocabulary(2), embed_dim=32, novel_classes=[0, 1])
 

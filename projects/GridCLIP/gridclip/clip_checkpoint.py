@@ -1,7 +1,7 @@
 """Reading CLIP weights: OpenAI's archives, state dicts, safetensors and open_clip checkpoints.
 
-Everything comes out under OpenAI's parameter names in float32, so the rest of the project knows
-one format only.
+Everything comes out under OpenAI's parameter names in float32, so that the rest of the project
+knows one format only.
 """
 
 import hashlib
@@ -10,29 +10,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import clip
 import torch
-from clip.model import CLIP, ModifiedResNet, build_model, convert_weights
+from clip.model import CLIP, build_model
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from gridclip.files import replacing
-
-CLIP_PREFIX = "clip://"
-RANDOM_PREFIX = "random-clip://"
-
-# Sizes of OpenAI's ResNets; the head counts follow from the widths.
-CLIP_RESNETS = {
-    "RN50": dict(layers=(3, 4, 6, 3), width=64, embed_dim=1024, input_resolution=224),
-    "RN101": dict(layers=(3, 4, 23, 3), width=64, embed_dim=512, input_resolution=224),
-    "RN50x4": dict(layers=(4, 6, 10, 6), width=80, embed_dim=640, input_resolution=288),
-    "RN50x16": dict(layers=(6, 8, 18, 8), width=96, embed_dim=768, input_resolution=384),
-    "RN50x64": dict(layers=(3, 15, 36, 10), width=128, embed_dim=1024, input_resolution=448),
-}
-TEXT_WIDTHS = {"RN50": 512, "RN101": 512, "RN50x4": 640, "RN50x16": 768, "RN50x64": 1024}
+from gridclip.clip_models import CLIP_RESNETS, openai_name
 
 # Scalars that OpenAI's archives store beside the weights.
 _ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")
@@ -64,7 +50,7 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, no checkpoint, or not CLIP's.
+        ValueError: the file is truncated, not a checkpoint, or not CLIP's.
     """
     path = Path(PathManager.get_local_path(os.fspath(source)))
     if not path.is_file():
@@ -82,7 +68,7 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
             f"{len(state_dict)} entries ({known}, ...)."
         )
     sha256 = sha256_of_file(path)
-    return CLIPCheckpoint(state_dict, _openai_name(sha256) or path.stem, sha256)
+    return CLIPCheckpoint(state_dict, openai_name(sha256) or path.stem, sha256)
 
 
 def is_clip_checkpoint(path: str | os.PathLike) -> bool:
@@ -133,7 +119,7 @@ def resnet_state_dict(checkpoint: CLIPCheckpoint) -> dict[str, Tensor]:
     }
 
 
-def infer_resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict:
+def infer_resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Sizes of a ``ModifiedResNet`` from its state dict: layers, width, embed_dim,
     input_resolution."""
 
@@ -158,7 +144,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _read_tensors(path: Path) -> Mapping:
+def _read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -168,8 +154,8 @@ def _read_tensors(path: Path) -> Mapping:
     except Exception as error:  # each format has its own exception for a damaged file
         size = path.stat().st_size
         raise ValueError(
-            f"{path} ({size:,} bytes) can't be read as weights: it is truncated or no checkpoint. "
-            f"Delete it and fetch it again. ({type(error).__name__}: {str(error)[:200]})"
+            f"{path} ({size:,} bytes) can't be read as weights: it is truncated, or not a "
+            f"checkpoint. Fetch it again. ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 
@@ -180,7 +166,7 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _strip_wrappers(loaded: Mapping, path: Path) -> dict[str, Tensor]:
+def _strip_wrappers(loaded: Any, path: Path) -> dict[str, Tensor]:
     """Undo what training scripts wrap around a state dict: open_clip's and DDP's."""
     if isinstance(loaded, Mapping):
         loaded = loaded.get("state_dict", loaded)
@@ -191,138 +177,3 @@ def _strip_wrappers(loaded: Mapping, path: Path) -> dict[str, Tensor]:
     if "attnpool.positional_embedding" in tensors:  # a ModifiedResNet's own state dict
         tensors = {f"visual.{key}": value for key, value in tensors.items()}
     return tensors
-
-
-def _openai_name(sha256: str) -> str | None:
-    # OpenAI's download addresses carry the digest as the last folder.
-    names = {url.split("/")[-2]: name for name, url in clip.clip._MODELS.items()}
-    return names.get(sha256)
-
-
-class _CLIPPathHandler(PathHandler):
-    """``clip://RN50``: OpenAI's file in the clip package's usual cache, downloaded once."""
-
-    def _get_supported_prefixes(self):
-        return [CLIP_PREFIX]
-
-    def _get_local_path(self, path, force=False, **kwargs):
-        name = path.removeprefix(CLIP_PREFIX)
-        if name not in clip.clip._MODELS:
-            raise ValueError(f"No CLIP model '{name}'; there are {clip.available_models()}.")
-        url, root = clip.clip._MODELS[name], Path.home() / ".cache" / "clip"
-        try:
-            return clip.clip._download(url, str(root))
-        except (OSError, RuntimeError) as error:  # RuntimeError: it has another sha256
-            raise FileNotFoundError(
-                f"{path} could not be downloaded ({error}). Put the file from {url} at "
-                f"{root / Path(url).name}, or name a local file instead."
-            ) from error
-
-    def _open(self, path, mode="r", buffering=-1, **kwargs):
-        return open(self._get_local_path(path), mode, buffering)
-
-    def _isfile(self, path, **kwargs):
-        return path.removeprefix(CLIP_PREFIX) in clip.clip._MODELS
-
-
-class _RandomCLIPPathHandler(_CLIPPathHandler):
-    """``random-clip://RN50``: an archive of that model's true sizes with random weights.
-
-    For smoke tests and timings where OpenAI's weights are not at hand; made once a machine.
-    """
-
-    def _get_supported_prefixes(self):
-        return [RANDOM_PREFIX]
-
-    def _get_local_path(self, path, force=False, **kwargs):
-        name = path.removeprefix(RANDOM_PREFIX)
-        if name not in CLIP_RESNETS:
-            raise ValueError(f"No CLIP ResNet '{name}'; there are {', '.join(CLIP_RESNETS)}.")
-        archive = Path.home() / ".cache" / "gridclip" / f"random-{name}.pt"
-        if not archive.is_file():
-            sizes, text_width = CLIP_RESNETS[name], TEXT_WIDTHS[name]
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            write_random_clip_archive(
-                archive,
-                embed_dim=sizes["embed_dim"],
-                image_resolution=sizes["input_resolution"],
-                vision_layers=sizes["layers"],
-                vision_width=sizes["width"],
-                transformer_width=text_width,
-                transformer_heads=text_width // 64,
-                transformer_layers=12,
-            )
-        return str(archive)
-
-    def _isfile(self, path, **kwargs):
-        return path.removeprefix(RANDOM_PREFIX) in CLIP_RESNETS
-
-
-PathManager.register_handler(_CLIPPathHandler())
-PathManager.register_handler(_RandomCLIPPathHandler())
-
-
-def write_random_clip_archive(
-    path: str | os.PathLike,
-    *,
-    embed_dim: int,
-    image_resolution: int,
-    vision_layers: tuple[int, int, int, int] | int,
-    vision_width: int,
-    transformer_width: int,
-    transformer_heads: int,
-    transformer_layers: int,
-    vision_patch_size: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Write a TorchScript archive as OpenAI's (half precision, same entries), weights random.
-
-    The batch norms of a ResNet are calibrated on noise, so that features and gradients have
-    healthy sizes although nothing was learned. Arguments are those of ``clip.model.CLIP``.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIP(
-            embed_dim,
-            image_resolution,
-            vision_layers,
-            vision_width,
-            vision_patch_size,
-            77,
-            49408,
-            transformer_width,
-            transformer_heads,
-            transformer_layers,
-        )
-        if isinstance(model.visual, ModifiedResNet):
-            _calibrate_batch_norms(model.visual)
-    for name, value in zip(_ARCHIVE_SCALARS, (image_resolution, 77, 49408), strict=True):
-        vars(model).pop(name, None)  # a plain number in clip.model.CLIP, a tensor in the archives
-        model.register_buffer(name, torch.tensor(value))
-    convert_weights(model.eval())
-    image = torch.zeros(1, 3, image_resolution, image_resolution)
-    text = torch.zeros(1, 77, dtype=torch.long)
-    inputs = {"encode_image": image, "encode_text": text, "forward": (image, text)}
-    with torch.no_grad():
-        archive = torch.jit.trace_module(model, inputs, check_trace=False)
-    with replacing(Path(path)) as partial:
-        archive.save(os.fspath(partial))
-
-
-@torch.no_grad()
-def _calibrate_batch_norms(resnet: ModifiedResNet) -> None:
-    norms = [module for module in resnet.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.constant_(norm.weight, 1.0)  # CLIP starts the last one of a block at zero
-        norm.momentum = None  # a plain average over the batches
-    resnet.train()
-    size = min(resnet.input_resolution, 64)
-    for _ in range(2):
-        x = torch.randn(8, 3, size, size)
-        for module in (resnet.conv1, resnet.bn1, resnet.relu1, resnet.conv2, resnet.bn2):
-            x = module(x)
-        for module in (resnet.relu2, resnet.conv3, resnet.bn3, resnet.relu3, resnet.avgpool):
-            x = module(x)
-        for module in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
-            x = module(x)
-    resnet.eval()

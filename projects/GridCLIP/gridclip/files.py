@@ -1,10 +1,11 @@
-"""Files that are whole or absent: written beside their place, then moved there."""
+"""Files that are never half written: they are written beside their place, then moved there."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value, indent: int | None = None) -> None:
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write strict JSON atomically. Raises ValueError for nan and infinity."""
     with replacing(path) as partial:
         partial.write_text(

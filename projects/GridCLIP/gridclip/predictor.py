@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,15 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from PIL import Image, ImageOps
-from torch import nn
 
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
-from gridclip.engine.train import average_model, build_inference_model
+from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
-from gridclip.text import TextEmbeddings, embed_names, load_categories
+from gridclip.modeling import TextClassifier
+from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
-Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
 
 
 class Predictor:
@@ -37,9 +37,13 @@ class Predictor:
         instances = predictor("street.jpg")
         predictor.draw("street.jpg", instances).save("detections.jpg")
 
+    Several threads may call one predictor at once. A call works with the vocabulary that was set
+    when it began.
+
     Attributes:
         cfg: the config in use.
-        model: the detector, made fast for inference as ``train.inference`` of the config says.
+        model: the detector, made fast for inference as ``train.inference`` of the config says. A
+            new vocabulary makes a new one, with the same weights.
     """
 
     def __init__(
@@ -69,24 +73,23 @@ class Predictor:
         is_file = isinstance(config, str | os.PathLike)
         cfg = LazyConfig.load(os.fspath(config)) if is_file else copy.deepcopy(config)
         if malformed := [override for override in overrides if "=" not in override]:
-            raise ValueError(f"'{malformed[0]}' is no override: write key=value.")
+            raise ValueError(f"'{malformed[0]}' is not an override: write key=value.")
         self.cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         self.cfg.train.device = _choose_device(device, self.cfg.train.device)
 
         weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
         if not PathManager.isfile(weights):
             raise FileNotFoundError(f"No weights at '{weights}'.")
-        trained = wanted = None
         # ViLD knows from the training vocabulary what is novel; GridCLIP can do without it.
-        if vocabulary is None or "novel_classes" in self.cfg.model.classifier:
+        needs_trained = vocabulary is None or "novel_classes" in self.cfg.model.classifier
+        if needs_trained:
             prepare_text_embeddings(self.cfg)
-            trained = TextEmbeddings.load(self.cfg.model.classifier.text_embeddings)
-        if vocabulary is not None:
-            wanted = self._text_embeddings(vocabulary, None)
-        model = _build_model(self.cfg, wanted if trained is None else trained)
+        wanted = None if vocabulary is None else self._text_embeddings(vocabulary)
+        model = _build_model(self.cfg, None if needs_trained else wanted)
         if wanted is not None:
             model.set_vocabulary(wanted)  # a closed-set classifier refuses
-        self.model = build_inference_model(self.cfg, _load_weights(self.cfg, model, weights))
+        trained = load_weights(self.cfg, _CompleteCheckpointer(model), weights)
+        self.model = build_inference_model(self.cfg, trained)
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 
     @property
@@ -94,32 +97,22 @@ class Predictor:
         """The C categories' names; ``pred_classes`` are indices into them."""
         return self.model.classifier.names
 
-    def set_vocabulary(
-        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None = None
-    ) -> None:
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Detect other categories from now on. On an error the old vocabulary stays whole.
 
         Args:
-            vocabulary: category names; text embeddings; their ``.safetensors`` file; or what
-                ``gridclip.text.load_categories`` takes: a file of names, "coco", "lvis_v1", ...
-            clip_model: the CLIP checkpoint that embeds names, the one of the training
-                vocabulary; None is ``clip.weights`` of the config.
+            vocabulary: category names, which the config's ``clip.weights`` embed; text embeddings;
+                their ``.safetensors`` file; or what ``gridclip.text.load_categories`` takes: a
+                file of names, "coco", "lvis_v1", ...
 
         Raises:
             FileNotFoundError: the vocabulary's file or the CLIP checkpoint is missing.
             ValueError: no names, one twice, or text embeddings of another CLIP model.
         """
-        self.model.set_vocabulary(self._text_embeddings(vocabulary, clip_model))
-
-    def _detect(self, image: np.ndarray) -> Instances:
-        height, width = image.shape[:2]
-        resized = T.AugInput(image)
-        try:
-            self.resize(resized)
-        except ValueError as error:  # from PIL: one side would have no pixel left
-            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
-        return self.model([{"image": tensor, "height": height, "width": width}])[0]["instances"]
+        text_embeddings = self._text_embeddings(vocabulary)
+        model = _copy_classifier(self.model)  # calls in other threads keep theirs
+        model.set_vocabulary(text_embeddings)
+        self.model = model
 
     def __call__(self, image: Picture) -> Instances:
         """
@@ -132,9 +125,18 @@ class Predictor:
             and ``pred_classes``.
 
         Raises:
-            FileNotFoundError, ValueError: no such file, or no picture.
+            FileNotFoundError, ValueError: there is no such file, or it is not a picture.
         """
-        instances = self._detect(read_picture(image)).to("cpu")
+        picture = read_picture(image)
+        height, width = picture.shape[:2]
+        resized = T.AugInput(picture)
+        try:
+            self.resize(resized)
+        except ValueError as error:  # from PIL: one side would have no pixel left
+            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
+        inputs = {"image": tensor, "height": height, "width": width}
+        instances = self.model([inputs])[0]["instances"].to("cpu")
         # Clones are ordinary tensors: what inference mode made can't be changed in place.
         fields = {name: value.clone() for name, value in instances.get_fields().items()}
         return Instances(instances.image_size, **fields)
@@ -150,8 +152,7 @@ class Predictor:
             score_threshold: the least score that is drawn.
         """
         instances = instances[instances.scores >= score_threshold]
-        classes = instances.pred_classes.tolist()
-        scores = instances.scores.tolist()
+        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
         labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
         colors = colormap(rgb=True, maximum=1)
         visualizer = BoxVisualizer(read_picture(image))
@@ -162,25 +163,15 @@ class Predictor:
         )
         return Image.fromarray(visualizer.output.get_image())
 
-    def _text_embeddings(
-        self, vocabulary: Vocabulary, clip_model: str | os.PathLike | None
-    ) -> TextEmbeddings:
-        if isinstance(vocabulary, str | os.PathLike):
-            if Path(vocabulary).suffix == ".safetensors":
-                vocabulary = TextEmbeddings.load(vocabulary)
-            else:
-                vocabulary = [category.name for category in load_categories(vocabulary)]
-        if not isinstance(vocabulary, TextEmbeddings):
-            vocabulary = embed_names(
-                vocabulary,
-                self.cfg.clip.weights if clip_model is None else clip_model,
-                self.cfg.clip.templates,
-                device=self.cfg.train.device,
-            )
-        if not len(vocabulary):
+    def _text_embeddings(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        clip, device = self.cfg.clip, self.cfg.train.device
+        text_embeddings = as_text_embeddings(
+            vocabulary, clip.weights, clip.templates, device=device
+        )
+        if not len(text_embeddings):
             raise ValueError("The vocabulary is empty: give at least one category.")
-        _check_same_clip(self.cfg, vocabulary)
-        return vocabulary
+        _check_same_clip(self.cfg, text_embeddings)
+        return text_embeddings
 
 
 def read_picture(source: Picture) -> np.ndarray:
@@ -188,7 +179,7 @@ def read_picture(source: Picture) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it can't be read as a picture, or an array is not as above.
+        ValueError: it can't be read as a picture, or an array has another shape or type.
     """
     if isinstance(source, np.ndarray):
         shape, dtype = source.shape, source.dtype
@@ -213,7 +204,7 @@ def read_picture(source: Picture) -> np.ndarray:
 class _CompleteCheckpointer(GridCLIPCheckpointer):
     """Refuses weights that leave a part of the model as it was initialised."""
 
-    def _load_model(self, checkpoint):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         if lacking := [*incompatible.missing_keys, *misshapen]:
@@ -225,20 +216,26 @@ class _CompleteCheckpointer(GridCLIPCheckpointer):
         return incompatible
 
 
-def _load_weights(cfg: DictConfig, model: nn.Module, weights: str) -> nn.Module:
-    averaged = average_model(cfg, model)
-    checkpointables = {} if averaged is None else {"ema": averaged}
-    _CompleteCheckpointer(model, **checkpointables).load(weights)
-    return averaged.module if averaged is not None and averaged.n_averaged > 0 else model
-
-
-def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings) -> nn.Module:
+def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:
+    """With the training vocabulary where ``text_embeddings`` is None."""
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
-    classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings}
-    model = {**cfg.model, "classifier": classifier}
+    model = {**cfg.model}
+    if text_embeddings is not None:
+        model["classifier"] = {**cfg.model.classifier, "text_embeddings": text_embeddings}
     if "federated_weights" in model:
         model["federated_weights"] = None  # for training, and of the training vocabulary
     return instantiate(model).to(cfg.train.device)
+
+
+def _copy_classifier(model: Detector) -> Detector:
+    """A detector with a classifier of its own, all other modules and the weights shared."""
+    shared = {
+        id(module): module
+        for module in model.modules()
+        if not any(isinstance(part, TextClassifier) for part in module.modules())
+    }
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, {**shared, **tensors})
 
 
 def _choose_device(device: str | torch.device | None, configured: str) -> str:
@@ -257,8 +254,10 @@ def _check_same_clip(cfg: DictConfig, vocabulary: TextEmbeddings) -> None:
         return
     trained = TextEmbeddings.load(path)
     if "" not in (digests := {trained.clip_sha256, vocabulary.clip_sha256}) and len(digests) > 1:
+        own, needed = (
+            f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in (vocabulary, trained)
+        )
         raise ValueError(
-            f"The vocabulary's text embeddings are of CLIP model {vocabulary.clip_model} (sha256 "
-            f"{vocabulary.clip_sha256[:8]}...), the training vocabulary's at {path} of "
-            f"{trained.clip_model} (sha256 {trained.clip_sha256[:8]}...): use one model for both."
+            f"The vocabulary's text embeddings are of CLIP model {own}, the training vocabulary's "
+            f"at {path} of {needed}: use one model for both."
         )

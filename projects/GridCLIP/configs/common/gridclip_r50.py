@@ -4,7 +4,7 @@ from clip.clip import _transform
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
-from gridclip.clip_checkpoint import CLIP_RESNETS
+from gridclip.clip_models import CLIP_RESNETS
 from gridclip.modeling import (
     CLIPFPN,
     CLIPResNet,
@@ -39,9 +39,9 @@ model = L(GridCLIP)(
         embed_dim=CLIP_RESNETS["RN50"]["embed_dim"],
     ),
     image_alignment=L(DenseImageAlignment)(loss="cosine", weight=2.0),
-    # 0.4 of CLIP's own factor, 100, as on the laptop world.
+    # 0.4 times CLIP's own factor of 100, as on the laptop world.
     dense_scores=L(DenseScores)(scale=40.0, weight=0.15),
-    # Before the dense scores come in; the scores of novel categories are low.
+    # Of the scores without the dense scores. It is low because scores of novel categories are low.
     test_score_thresh=0.01,
     test_topk_candidates=1000,
     test_nms_thresh=0.6,

@@ -16,8 +16,8 @@ from gridclip.evaluation import OpenVocabularyLVISEvaluator
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "gridclip")
 
-# What is computed once from CLIP: the vocabulary's text embeddings and the training images'
-# embeddings. train_net.py makes what is missing.
+# The text embeddings of the vocabulary and the embeddings of the training images are computed once,
+# with CLIP. train_net.py makes what is missing.
 clip = dict(
     weights="clip://RN50",
     names="lvis_v1",

@@ -1,4 +1,4 @@
-"""LVIS v1, open-vocabulary, as ViLD trains on it: pictures of 1024 px, jittered from 0.1 to 2."""
+"""LVIS v1, open-vocabulary, as for ViLD: pictures of 1024 px, with scale jitter from 0.1 to 2."""
 
 import os
 

@@ -1,6 +1,6 @@
 """ShapesLVIS, the laptop world: pictures of 128 px, 96 base and 34 novel categories, a small CLIP.
 
-Choices are made on ``shapes.world=dev`` and reported on ``test``, whose novel names are others.
+Choices are made on ``shapes.world=dev`` and reported on ``test``, which has other novel names.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Optimizer, schedule and the run's settings: batch 16, AdamW, the backbone at a tenth."""
+"""Optimizer, schedule and settings of a run: AdamW for batches of 16, a tenth of the learning rate
+for the backbone."""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -15,7 +16,7 @@ train = dict(
     seed=0,
     device="cuda",
     amp=dict(enabled=True),
-    # Of evaluation and Predictor: dtype may be "bfloat16" or "float16", automatic mixed precision.
+    # For evaluation and Predictor. dtype "bfloat16" or "float16" is automatic mixed precision.
     inference=dict(dtype="float32", compile=False),
     ema=dict(enabled=False, decay=0.9998),
     clip_grad_norm=1.0,
@@ -30,7 +31,7 @@ optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(
         base_lr="${..lr}",
         weight_decay_norm=0.0,
-        # Decay would pull the temperature and the prior of the classifier to zero.
+        # Weight decay would pull the classifier's temperature and prior to zero.
         overrides=dict(log_scale=dict(weight_decay=0.0), bias=dict(weight_decay=0.0)),
         lr_factor_func=L(BackboneLRFactor)(factor=0.1),
     ),
@@ -38,7 +39,7 @@ optimizer = L(torch.optim.AdamW)(
     weight_decay=0.05,
 )
 
-# Drops at two thirds and eight ninths, as detectron2's 1x; milestones are relative.
+# Drops at two thirds and eight ninths of the run, as in detectron2's 1x. Milestones are relative.
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[6, 8, 9]),
     warmup_factor=0.001,

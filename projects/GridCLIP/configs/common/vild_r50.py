@@ -1,16 +1,16 @@
 """ViLD with CLIP's RN50 as backbone: FPN P2 to P6, 1000 proposals, LVIS's 300 detections.
 
-Box branch only. The ensemble has a head of its own for distillation:
+There is no mask branch. The ensemble has a separate head for distillation:
 
     model.roi_heads.image_head = "${.box_head}"
 
-and ViLD-text none: ``model.roi_heads.distillation_weight = 0``. An experiment has to set
+ViLD-text has no distillation: ``model.roi_heads.distillation_weight = 0``. An experiment has to set
 ``model.classifier.novel_classes``, the contiguous ids that its training data leave out.
 
 The official configuration differs: batch norm in FPN, RPN head and box head, synchronised over 256
-images, a second fully connected layer and a second convolution in the RPN head. Here nothing is
-normalised but the (frozen) backbone, as in detectron2's Faster R-CNN, so that it runs on a CPU and
-with small batches; ``conv_norm`` may be "GN" or, on several GPUs, "SyncBN".
+images, a second fully connected layer and a second convolution in the RPN head. Here only the
+(frozen) backbone is normalised, as in detectron2's Faster R-CNN, so that it runs on a CPU and with
+small batches. ``conv_norm`` may be "GN" or, on several GPUs, "SyncBN".
 """
 
 from clip.clip import _transform
@@ -25,7 +25,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
-from gridclip.clip_checkpoint import CLIP_RESNETS
+from gridclip.clip_models import CLIP_RESNETS
 from gridclip.modeling import CLIPResNet
 from gridclip.vild import ViLD, ViLDClassifier, ViLDOutputLayers, ViLDROIHeads
 

@@ -1,4 +1,4 @@
-"""As 1x, fully supervised: the rare categories are annotated too, none is novel."""
+"""Like 1x but fully supervised: rare categories are annotated too, so there are no novel ones."""
 
 from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
 

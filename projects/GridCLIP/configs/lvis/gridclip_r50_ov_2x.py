@@ -1,4 +1,4 @@
-"""As 1x, twice as long: 180,000 steps of 16 images, 2.88M images, 28.8 passes."""
+"""Like 1x but twice as long: 180,000 steps of 16 images are 2.88M images, 28.8 passes."""
 
 from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,7 +1,7 @@
-"""The open-vocabulary 1x run, tiny: other sizes, iterations, windows and device.
+"""A tiny open-vocabulary 1x run: other sizes, iterations, windows and device.
 
-Without OpenAI's weights at hand it runs on an archive of RN50's true sizes with random weights;
-give clip.weights=clip://RN50 for the real ones.
+It needs no weights of OpenAI's: it runs on an archive of RN50's true sizes with random weights.
+clip.weights=clip://RN50 takes the real ones.
 """
 
 from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train

@@ -1,4 +1,4 @@
-"""ViLD-ensemble: as ViLD, with a head of its own for distillation."""
+"""ViLD-ensemble: like ViLD, with a separate head for distillation."""
 
 from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,8 +1,7 @@
-"""As ViLD, with detectron2's R50 from torchvision's ImageNet weights instead of CLIP's RN50.
+"""Like ViLD, but with detectron2's R50 and torchvision's ImageNet weights instead of CLIP's RN50.
 
-Another ResNet-50 of torchvision's names, such as SoCo's, is given as
-``train.init_checkpoint=FILE.pth``. detectron2's own R-50.pkl is a pickle and is refused. The
-teacher is CLIP's RN50 all the same.
+``train.init_checkpoint=FILE.pth`` takes another ResNet-50 in torchvision's names, such as SoCo's.
+detectron2's own R-50.pkl is a pickle and is refused. The teacher is still CLIP's RN50.
 """
 
 from detectron2.config import LazyCall as L

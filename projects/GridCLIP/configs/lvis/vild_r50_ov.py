@@ -2,18 +2,18 @@
 
 180,000 steps of 256 images are 46.08M images: 460 passes over LVIS's 100,170 training images.
 
-Three commands lead here, and the last one also makes the region embeddings::
+It takes three commands, the last of which also makes the region embeddings::
 
     projects/GridCLIP/train_net.py --config-file .../vild_text_r50_ov.py
     scripts/precompute.py proposals --config-file .../vild_text_r50_ov.py \\
         --weights output/vild_text_r50_ov/model_final.pth
     projects/GridCLIP/train_net.py --config-file .../vild_r50_ov.py
 
-From the official configuration are batch, steps, learning rate and its drops, warm-up, decay,
-jitter and weights of the losses. Different are the backbone (CLIP's RN50, frozen batch norm), what
-is said in ../common/vild_r50.py, and the teacher: CLIP's RN50 instead of ViT-B/32, as for GridCLIP.
-FPN and box head have group norm for the official synchronised batch norm: with neither, SGD at this
-learning rate an image diverges. There is no mask branch, which published AP was trained with.
+Batch, steps, learning rate and its drops, warm-up, decay, jitter and the weights of the losses are
+those of the official configuration. The backbone is another (CLIP's RN50 with frozen batch norm),
+and so is the teacher: CLIP's RN50 instead of ViT-B/32, as for GridCLIP. FPN and box head have group
+norm instead of synchronised batch norm: without any, SGD diverges at this learning rate. There is
+no mask branch; published AP was trained with one. ../common/vild_r50.py has further differences.
 """
 
 import torch

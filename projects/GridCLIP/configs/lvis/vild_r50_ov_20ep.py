@@ -1,11 +1,12 @@
-"""As ViLD, with the schedule of DetPro's 20 epochs.
+"""Like ViLD, with the schedule of DetPro's 20 epochs.
 
-20 x 100,170 images in batches of 16 are 125,213 steps, here 125,000. An epoch of DetPro is longer:
-mmdetection counts the repetitions of repeat factor sampling, too.
+20 x 100,170 images in batches of 16 are 125,213 steps, here 125,000. DetPro's epochs are longer:
+mmdetection also counts the repetitions of repeat factor sampling.
 
-From DetPro's configuration are the learning rate, decay, the one drop after 16 of 20 epochs, sizes,
-repeat factor and 2 images a GPU. Not in it, and unverified: 8 GPUs, and mmdetection's default of
-500 steps of warm-up. Its proposals are of another RPN, and its backbone is ImageNet's or SoCo's.
+Learning rate, decay, the one drop after 16 of 20 epochs, sizes, repeat factor and 2 images per GPU
+are those of DetPro's configuration. It does not name the number of GPUs, here 8, or the warm-up,
+here mmdetection's default of 500 steps: both are unverified. DetPro's proposals are from another
+RPN, and its backbone was trained on ImageNet or by SoCo.
 """
 
 from ..common.lvis import dataloader as _lvis

@@ -1,12 +1,12 @@
-"""The ViLD run, tiny: other sizes, iterations and device, nothing else.
+"""A tiny ViLD run: only sizes, iterations and device differ.
 
-As ViLD needs proposals, ViLD-text goes first, which is this config with
+ViLD needs proposals. They come from ViLD-text, which is this config with
 
     model.roi_heads.distillation_weight=0 dataloader.train.mapper.embeddings=null
 
-and then ``scripts/precompute_proposals.py --max-proposals 2``. Without OpenAI's weights at hand it
-runs on an archive of RN50's true sizes with random weights; give clip.weights=clip://RN50 for the
-real ones.
+and then ``scripts/precompute_proposals.py --max-proposals 2``. It needs no weights of OpenAI's: it
+runs on an archive of RN50's true sizes with random weights. clip.weights=clip://RN50 takes the real
+ones.
 """
 
 from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
@@ -27,7 +27,7 @@ dataloader.train.num_workers = 0
 dataloader.test.mapper.augmentations[0].update(short_edge_length=160, max_size=160)
 dataloader.test.num_workers = 0
 
-# One 128th of the batch, so of the learning rate.
+# The batch is one 128th, and so is the learning rate.
 optimizer.lr = 0.0025
 train.max_iter = 4
 train.device = "cpu"

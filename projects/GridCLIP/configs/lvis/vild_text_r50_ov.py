@@ -1,5 +1,5 @@
-"""ViLD-text: as ViLD without distillation. Its RPN, trained on base categories, makes the
-proposals for the others."""
+"""ViLD-text: ViLD without distillation. Its RPN, trained on base categories, makes the proposals
+for the other variants."""
 
 from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,11 +1,11 @@
-"""Overfits 16 photographs with a narrow backbone from scratch: does learning work at all?
+"""Overfits 16 photographs with a narrow backbone from scratch, to see that learning works at all.
 
 The text embeddings are Detic's table for LVIS (CLIP ViT-B/32); import it first:
 
     scripts/precompute_text_embeddings.py --names lvis_v1 --clip-model-id ViT-B/32 \\
         --from-npy lvis_v1_clip_a+cname.npy --output output/lvis_v1_text_ViT-B-32.safetensors
 
-There is no image-level alignment: it would need that model's image encoder.
+There is no image-level alignment, which would need that model's image encoder.
 """
 
 from detectron2.config import LazyCall as L

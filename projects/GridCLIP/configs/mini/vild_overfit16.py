@@ -1,7 +1,7 @@
-"""ViLD-text overfits 16 photographs with a narrow backbone from scratch: does it learn at all?
+"""ViLD-text overfits 16 photographs with a narrow backbone from scratch, to see that it learns.
 
-Text embeddings as in overfit16.py. There is no distillation: it would need the image encoder of
-that CLIP model.
+Text embeddings are those of overfit16.py. There is no distillation, which would need that CLIP
+model's image encoder.
 """
 
 from ..lvis.vild_text_r50_ov import clip, model

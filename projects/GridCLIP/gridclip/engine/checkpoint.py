@@ -1,11 +1,14 @@
-"""Checkpoints: a backbone as initialisation, files that are whole or absent."""
+"""Checkpoints: they may start from a backbone's weights, and no file is ever half written."""
 
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
 from gridclip.clip_checkpoint import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
+from gridclip.files import replacing
 
 _BACKBONE = "backbone.bottom_up."
 _TORCHVISION_KEY = "layer1.0.conv1.weight"
@@ -14,8 +17,8 @@ _TORCHVISION_KEY = "layer1.0.conv1.weight"
 class GridCLIPCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer that also starts a detector from the weights of a backbone.
 
-    The image encoder of a CLIP checkpoint becomes the detector's ``backbone.bottom_up``, and so
-    does a ResNet in torchvision's names.
+    The image encoder of a CLIP checkpoint, or a ResNet in torchvision's names, becomes the
+    detector's ``backbone.bottom_up``.
     """
 
     def _load_file(self, filename: str) -> dict:
@@ -36,12 +39,7 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
     def _initialise_backbone(self, filename: str, kind: str, weights: dict) -> dict:
         self.logger.info(f"{filename} holds a {kind}: it initialises {_BACKBONE[:-1]}")
         model = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
-        expected = {
-            key: value
-            for key, value in self.model.state_dict().items()
-            if key.startswith(_BACKBONE)
-        }
-        found, needed = _shapes(model), _shapes(expected)
+        found, needed = _backbone_shapes(model), _backbone_shapes(self.model.state_dict())
         for key in needed | found:
             if found.get(key) != needed.get(key):
                 raise ValueError(
@@ -51,25 +49,22 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
                 )
         return {"model": model}
 
-    def save(self, name: str, **kwargs) -> None:
+    def save(self, name: str, **kwargs: Any) -> None:
         super().save(f"{name}.tmp", **kwargs)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         # Called once the file is written: only now does it get its name.
         final = last_filename_basename.replace(".tmp.pth", ".pth")
-        os.replace(
-            os.path.join(self.save_dir, last_filename_basename), os.path.join(self.save_dir, final)
-        )
-        if final == "model_best.pth":
-            return  # saved outside the schedule, after the last step even with a wrong iteration
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{tag}.tmp", "w") as file:
-            file.write(final)
-        os.replace(f"{tag}.tmp", tag)
+        folder = Path(self.save_dir)
+        os.replace(folder / last_filename_basename, folder / final)
+        # The best one is saved outside the schedule; after the last step its iteration is wrong.
+        if final != "model_best.pth":
+            with replacing(folder / "last_checkpoint") as partial:
+                partial.write_text(final)
 
 
 def torchvision_resnet_state_dict(state_dict: dict) -> dict:
-    """A torchvision ResNet's tensors, but for its classifier, under detectron2's names."""
+    """A torchvision ResNet's tensors, without its classifier, under detectron2's names."""
     renamed = {}
     for key, value in state_dict.items():
         if key.startswith("fc."):
@@ -82,10 +77,10 @@ def torchvision_resnet_state_dict(state_dict: dict) -> dict:
     return renamed
 
 
-def _shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:
-    # Nothing reads that count of a frozen batch norm, and not every file has it.
+def _backbone_shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:
     return {
         key: tuple(value.shape)
         for key, value in state_dict.items()
-        if not key.endswith("num_batches_tracked")
+        # Not every file has the count of batches, and frozen batch norms do not read it.
+        if key.startswith(_BACKBONE) and not key.endswith("num_batches_tracked")
     }

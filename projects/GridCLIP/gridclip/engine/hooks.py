@@ -1,38 +1,39 @@
-"""Hooks that detectron2 lacks: weight averaging, and what a resumed run needs to go on the same."""
+"""Hooks that detectron2 lacks: weight averaging, and what makes a resumed run equal a whole one."""
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
 from detectron2.utils import comm
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
 class EMAHook(HookBase):
     """Updates an averaged copy of the model after every step."""
 
-    def __init__(self, averaged: AveragedModel, model):
+    def __init__(self, averaged: AveragedModel, model: nn.Module):
         self.averaged = averaged
         self.model = model
 
-    def after_step(self):
+    def after_step(self) -> None:
         self.averaged.update_parameters(self.model)
 
 
 class SeedStepHook(HookBase):
-    """Lets a step's random draws, such as an RPN's samples, depend on the seed, the iteration and
+    """Makes a step's random draws, such as an RPN's samples, depend on the seed, the iteration and
     the rank alone: a resumed run draws what an uninterrupted one would have drawn."""
 
     def __init__(self, seed: int):
         self.seed = seed
 
-    def before_step(self):
+    def before_step(self) -> None:
         entropy = [self.seed, self.trainer.iter, comm.get_rank()]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 class ResumableBestCheckpointer(BestCheckpointer):
-    """detectron2's hook that remembers the best value over a resume."""
+    """detectron2's hook that remembers the best value when a run is resumed."""
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}

@@ -4,7 +4,7 @@
 class BackboneLRFactor:
     """Scales the learning rate of CLIP's backbone; use as ``lr_factor_func``.
 
-    A class, not a closure, so that configs serialise.
+    It is a class and not a closure, so that configs can be saved.
     """
 
     def __init__(self, factor: float):

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
@@ -15,16 +16,19 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.evaluation import write_results
-from gridclip.modeling import optimize_for_inference
+from gridclip.modeling import GridCLIP, optimize_for_inference
+from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
 from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
 from .prepare import check_data, prepare_embeddings, prepare_text_embeddings
 
+Detector = GridCLIP | ViLD
+
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def build_model(cfg: DictConfig) -> nn.Module:
+def build_model(cfg: DictConfig) -> Detector:
     """The model on its device.
 
     Raises:
@@ -44,11 +48,26 @@ def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     )
 
 
-def build_inference_model(cfg: DictConfig, model: nn.Module) -> nn.Module:
-    """A fast copy of a model, as ``train.inference`` says.
+def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str) -> Detector:
+    """Load a checkpoint of a trained detector into the checkpointer's model.
+
+    Returns:
+        The model, or where the run averaged its weights, a copy with the average.
+    """
+    averaged = average_model(cfg, checkpointer.model)
+    if averaged is not None:
+        checkpointer.add_checkpointable("ema", averaged)
+    checkpointer.load(path)
+    if averaged is None or averaged.n_averaged == 0:
+        return checkpointer.model
+    return cast(Detector, averaged.module)  # a copy of the model
+
+
+def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
+    """A copy of a model that is faster, as ``train.inference`` says.
 
     Raises:
-        ValueError: ``train.inference.dtype`` is no floating-point type for inference.
+        ValueError: ``train.inference.dtype`` is not a type for inference.
     """
     dtypes = ("float32", "bfloat16", "float16")
     if (dtype := cfg.train.inference.dtype) not in dtypes:
@@ -58,7 +77,7 @@ def build_inference_model(cfg: DictConfig, model: nn.Module) -> nn.Module:
     )
 
 
-def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
+def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
     """Evaluate and write ``<output_dir>/results.json``.
 
     Args:
@@ -66,7 +85,7 @@ def do_test(cfg: DictConfig, model: nn.Module, **facts) -> dict:
         facts: further entries of the file, such as the iteration.
 
     Returns:
-        detectron2's nested metrics; empty on ranks other than the first.
+        detectron2's nested metrics; empty on all ranks but the first.
     """
     evaluator = instantiate(cfg.dataloader.evaluator)
     fast = build_inference_model(cfg, model)
@@ -93,25 +112,21 @@ def do_eval_only(cfg: DictConfig) -> dict:
     check_data(cfg, training=False)
     prepare_text_embeddings(cfg)
     model = build_model(cfg)
-    averaged = average_model(cfg, model)
-    checkpointables = {} if averaged is None else {"ema": averaged}
-    GridCLIPCheckpointer(model, **checkpointables).load(cfg.train.init_checkpoint)
-    if averaged is not None:
-        if averaged.n_averaged == 0:
-            raise ValueError(
-                f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
-                "asks for: add train.ema.enabled=False."
-            )
-        model = averaged.module
-    return do_test(cfg, model, weights=cfg.train.init_checkpoint)
+    evaluated = load_weights(cfg, GridCLIPCheckpointer(model), cfg.train.init_checkpoint)
+    if cfg.train.ema.enabled and evaluated is model:
+        raise ValueError(
+            f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
+            "asks for: add train.ema.enabled=False."
+        )
+    return do_test(cfg, evaluated, weights=cfg.train.init_checkpoint)
 
 
 def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:
-    """Train, evaluating on the way and at the end.
+    """Train, with evaluations on the way and at the end.
 
     Args:
         cfg: a config as in ``projects/GridCLIP/configs``.
-        resume: go on from the last checkpoint in ``train.output_dir``, if there is one.
+        resume: continue from the last checkpoint in ``train.output_dir``, if there is one.
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
     check_data(cfg, training=True)
@@ -121,15 +136,14 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     averaged = average_model(cfg, model)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
-    ddp_model = _distribute(cfg, model)
-    trainer = (
-        AMPTrainer(ddp_model, loader, optimizer)
-        if cfg.train.amp.enabled
-        else SimpleTrainer(ddp_model, loader, optimizer)
-    )
-    checkpointables = {"trainer": trainer} | ({} if averaged is None else {"ema": averaged})
-    checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, **checkpointables)
-
+    on_gpu = str(cfg.train.device).startswith("cuda")
+    device_ids = {} if on_gpu else {"device_ids": None}
+    ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
+    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+    trainer = trainer_class(ddp_model, loader, optimizer)
+    checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    if averaged is not None:
+        checkpointer.add_checkpointable("ema", averaged)
     if dry_run:
         _dry_run(cfg, trainer, checkpointer)
         return
@@ -151,51 +165,49 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.train.clip_grad_norm:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-        # Before the step and after AMP's unscaling, which GradScaler does on its way here.
-        def clip_gradients(*_):
+        # Before the step and after AMP's unscaling, which GradScaler does before it calls this.
+        def clip_gradients(*_: Any) -> None:
             clip_grad_norm_(parameters, cfg.train.clip_grad_norm)
 
         optimizer.register_step_pre_hook(clip_gradients)
     return optimizer
 
 
-def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
-    on_gpu = str(cfg.train.device).startswith("cuda")
-    device_ids = {} if on_gpu else {"device_ids": None}
-    return create_ddp_model(model, **device_ids, **cfg.train.ddp)
-
-
-def _build_hooks(cfg, trainer, checkpointer, model, averaged) -> list:
+def _build_hooks(
+    cfg: DictConfig,
+    trainer: SimpleTrainer,
+    checkpointer: GridCLIPCheckpointer,
+    model: Detector,
+    averaged: AveragedModel | None,
+) -> list[HookBase]:
     start = time.monotonic()
-    evaluated = model if averaged is None else averaged.module
+    evaluated = cast(Detector, model if averaged is None else averaged.module)  # a copy of it
 
-    def evaluate():
+    def evaluate() -> dict:
         return do_test(
             cfg,
             evaluated,
             weights=cfg.train.init_checkpoint,
-            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # one more after the last
+            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
         )
 
-    on_main = comm.is_main_process()
-    all_hooks = [
-        hooks.IterationTimer(),
-        SeedStepHook(cfg.train.seed),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        EMAHook(averaged, model) if averaged is not None else None,
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if on_main else None,
-        hooks.EvalHook(cfg.train.eval_period, evaluate),
-        ResumableBestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_metric)
-        if on_main
-        else None,
-        hooks.PeriodicWriter(
-            default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
-        )
-        if on_main
-        else None,
+    train = cfg.train
+    built = [hooks.IterationTimer(), SeedStepHook(train.seed)]
+    built.append(hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)))
+    if averaged is not None:
+        built.append(EMAHook(averaged, model))
+    evaluation = hooks.EvalHook(train.eval_period, evaluate)
+    if not comm.is_main_process():
+        return [*built, evaluation]
+    writers = default_writers(train.output_dir, train.max_iter)
+    return [
+        *built,
+        hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer),
+        evaluation,
+        ResumableBestCheckpointer(train.eval_period, checkpointer, train.best_metric),
+        hooks.PeriodicWriter(writers, period=train.log_period),
     ]
-    return [hook for hook in all_hooks if hook is not None]
 
 
 def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPCheckpointer) -> None:

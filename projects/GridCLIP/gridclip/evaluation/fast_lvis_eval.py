@@ -1,4 +1,7 @@
-"""lvis-api's box evaluation on arrays: its figures, in a fraction of its time and memory."""
+"""lvis-api's box evaluation on arrays: the same figures in a fraction of its time and memory.
+
+It is our own because it was measured to be much faster than the libraries.
+"""
 
 import datetime
 from collections.abc import Iterable, Sequence
@@ -24,24 +27,23 @@ _DETECTION = np.dtype([*_BOX, ("score", np.float64), ("not_exhaustive", bool)])
 class FastLVISEval(LVISEval):
     """lvis-api's LVISEval for boxes, with matching and accumulation by numpy.
 
-    Used like the parent: set ``params.img_ids`` to evaluate some of the images only, call
+    Used like the parent: set ``params.img_ids`` to evaluate only some of the images, call
     ``run()``, then read ``results``, ``eval["precision"]`` and ``eval["recall"]``, which equal the
-    parent's to the last bit, or ``print_results()``. ``eval_imgs``, ``ious`` and
-    ``eval["dt_pointers"]``, in which the parent keeps every match, are not filled, and
-    ``params.use_cats`` is taken to be 1.
+    parent's to the last bit, or call ``print_results()``. The matches themselves, in the parent's
+    ``eval_imgs``, ``ious`` and ``eval["dt_pointers"]``, are not kept, and ``params.use_cats`` is
+    always 1.
     """
 
     def __init__(self, lvis_gt: LVIS, detections: Detections, *, max_dets: int = 300):
         """
         Args:
-            max_dets: the best detections of an image that count; all where it is negative.
+            max_dets: the best detections of an image that count; all if it is negative.
 
         Raises:
-            ValueError: for detections in images that the annotations do not have.
+            ValueError: a detection is in an image that the annotations do not have.
         """
         super().__init__(lvis_gt, _NoResults(lvis_gt), "bbox")
-        unknown = set(np.unique(detections.image_ids).tolist()) - set(lvis_gt.imgs)
-        if unknown:
+        if unknown := set(np.unique(detections.image_ids).tolist()) - set(lvis_gt.imgs):
             raise ValueError(
                 f"{len(unknown)} images with detections, among them {min(unknown)}, are not in the "
                 "annotations: were they made for another data set?"
@@ -58,14 +60,13 @@ class FastLVISEval(LVISEval):
         self._dts = self._prepare_detections()
 
     def accumulate(self) -> None:
-        """Match the detections and compute precision and recall, one category after another."""
+        """Match the detections and compute precision and recall, category by category."""
         self.logger.info("Matching and accumulating.")
         p = self.params
-        num_categories, lanes = len(p.cat_ids), (len(p.area_rng), len(p.iou_thrs))
-        # -1 is for categories without ground truth.
-        precision = -np.ones((lanes[1], len(p.rec_thrs), num_categories, lanes[0]))
-        recall = -np.ones((lanes[1], num_categories, lanes[0]))
-        bounds = np.arange(num_categories + 1)
+        counts = len(p.iou_thrs), len(p.rec_thrs), len(p.cat_ids), len(p.area_rng)
+        precision = -np.ones(counts)  # -1 is for categories without ground truth
+        recall = -np.ones(counts[:1] + counts[2:])
+        bounds = np.arange(len(p.cat_ids) + 1)
         gt_bounds = np.searchsorted(self._gts["category"], bounds)
         dt_bounds = np.searchsorted(self._dts["category"], bounds)
         for k in tqdm(np.flatnonzero(np.diff(gt_bounds)), unit="category", disable=None):
@@ -74,7 +75,7 @@ class FastLVISEval(LVISEval):
             precision[:, :, k], recall[:, k] = self._evaluate_category(gts, dts)
         self.eval = {
             "params": p,
-            "counts": [lanes[1], len(p.rec_thrs), num_categories, lanes[0]],
+            "counts": list(counts),
             "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
             "precision": precision,
             "recall": recall,
@@ -86,21 +87,15 @@ class FastLVISEval(LVISEval):
         ids = self.lvis_gt.get_ann_ids(img_ids=p.img_ids, cat_ids=p.cat_ids)
         image_index, category_index = _positions(p.img_ids), _positions(p.cat_ids)
         rows = [
-            (
-                category_index[ann["category_id"]],
-                image_index[ann["image_id"]],
-                tuple(ann["bbox"]),
-                ann["area"],
-                bool(ann.get("ignore", 0)),
-                ann["id"],
-            )
+            (category_index[ann["category_id"]], image_index[ann["image_id"]])
+            + (tuple(ann["bbox"]), ann["area"], bool(ann.get("ignore", 0)), ann["id"])
             for ann in self.lvis_gt.load_anns(ids)
         ]
         gts = np.array(rows, dtype=_GROUND_TRUTH)
         return gts[np.argsort(gts["category"], kind="stable")]
 
     def _prepare_detections(self) -> NDArray:
-        """Those in the evaluated images and of categories that are known to be there or not."""
+        """Those in evaluated images, of categories known to be present or absent there."""
         p, detections = self.params, self._detections
         if p.max_dets >= 0:
             detections = detections.best_of_each_image(p.max_dets)
@@ -113,31 +108,28 @@ class FastLVISEval(LVISEval):
         kept = (images >= 0) & (categories >= 0) & (areas > 0) & (areas < np.inf)
         kept &= np.isin(pairs, verified)
 
-        # lvis-api's order: by score, of equal ones by image, and there as they were given.
+        # lvis-api's order: by score, then by image, then as they were given.
         order = np.flatnonzero(kept)
         order = order[np.lexsort((images[order], -detections.scores[order], categories[order]))]
         dts = np.empty(len(order), dtype=_DETECTION)
         dts["category"], dts["image"] = categories[order], images[order]
         dts["box"], dts["area"] = detections.boxes[order], areas[order]
         dts["score"] = detections.scores[order]
-        dts["not_exhaustive"] = np.isin(
-            pairs[order], self._listed_pairs("not_exhaustive_category_ids")
-        )
+        not_exhaustive = self._listed_pairs("not_exhaustive_category_ids")
+        dts["not_exhaustive"] = np.isin(pairs[order], not_exhaustive)
         return dts
 
     def _listed_pairs(self, field: str) -> NDArray:
-        """category index * number of images + image index, for the categories images list."""
+        """category index * number of images + image index, of all categories in images' lists."""
         p = self.params
         category_index = _positions(p.cat_ids)
-        return np.array(
-            [
-                category_index[category_id] * len(p.img_ids) + image
-                for image, record in enumerate(self.lvis_gt.load_imgs(p.img_ids))
-                for category_id in record[field]
-                if category_id in category_index
-            ],
-            dtype=np.int64,
-        )
+        pairs = [
+            category_index[category_id] * len(p.img_ids) + image
+            for image, record in enumerate(self.lvis_gt.load_imgs(p.img_ids))
+            for category_id in record[field]
+            if category_id in category_index
+        ]
+        return np.array(pairs, dtype=np.int64)
 
     def _evaluate_category(self, gts: NDArray, dts: NDArray) -> tuple[NDArray, NDArray]:
         """Precision (IoU thresholds, recalls, areas) and recall (IoU thresholds, areas)."""
@@ -153,7 +145,7 @@ class FastLVISEval(LVISEval):
         precision = -np.ones((len(thresholds), len(p.rec_thrs), len(p.area_rng)))
         recall = -np.ones((len(thresholds), len(p.area_rng)))
         for area in range(len(p.area_rng)):
-            num_gt = np.count_nonzero(~gt_ignored[:, area])
+            num_gt = int(np.count_nonzero(~gt_ignored[:, area]))
             if num_gt:
                 gt = matches[:, area]  # -1 for none, which indexes the last one
                 # lvis-api takes the id 0 for no match.
@@ -167,7 +159,7 @@ class FastLVISEval(LVISEval):
 
 
 class _NoResults(LVISResults):
-    """An empty list of detections, which the parent's constructor cannot take."""
+    """No detections, which the parent's constructor refuses."""
 
     def __init__(self, lvis_gt: LVIS):
         self.logger = lvis_gt.logger
@@ -182,7 +174,7 @@ def precision_and_recall(
 
     Args:
         true_positives: (D, T) bool, of D detections, best score first, at T IoU thresholds.
-        false_positives: (D, T) bool; a detection that is neither is ignored.
+        false_positives: (D, T) bool. Detections that are neither are ignored.
         num_gt: at least 1.
         recall_thresholds: (R,) float64, ascending.
 
@@ -205,7 +197,7 @@ def precision_and_recall(
 
 
 def _outside(areas: NDArray, ranges: Sequence[Sequence[float]]) -> NDArray:
-    """(N, ranges) bool: below or above the range, whose ends belong to it."""
+    """(N, ranges) bool: below or above a range. Its ends belong to it."""
     low, high = np.asarray(ranges).T
     return (areas[:, None] < low) | (areas[:, None] > high)
 
@@ -215,7 +207,7 @@ def _positions(ids: Iterable[int]) -> dict[int, int]:
 
 
 def _index_of(values: NDArray, ids: Sequence[int]) -> NDArray:
-    """The position of each value among ids, -1 where it is not there."""
+    """The position of each value among ids, -1 for others."""
     unique, inverse = np.unique(values, return_inverse=True)
     positions = _positions(ids)
     known = np.array([positions.get(value, -1) for value in unique.tolist()], dtype=np.int64)

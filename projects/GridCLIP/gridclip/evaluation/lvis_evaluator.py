@@ -41,12 +41,12 @@ def rare_classes(metadata: Metadata, categories: Sequence[dict]) -> list[int]:
 class OpenVocabularyLVISEvaluator(LVISEvaluator):
     """detectron2's LVISEvaluator for boxes, with AP_novel and AP_base.
 
-    The metrics, in percent, are those of lvis-api (AP, AP50, AP75, APs, APm, APl, APr, APc, APf)
-    and, where the novel categories are known, AP_novel and AP_base: the mean AP over the novel
-    and over the other categories, each time over those with ground truth, as lvis-api does for
-    APr; where the metadata has "novel_axes" (contiguous ids by axis, as in ShapesLVIS) also
-    APr_<axis>. A group without ground truth is nan. A detector that finds nothing has AP 0.
-    :class:`FastLVISEval` computes them.
+    The metrics, in percent, are those of lvis-api (AP, AP50, AP75, APs, APm, APl, APr, APc, APf),
+    computed by :class:`FastLVISEval`. Where the novel categories are known, there are also AP_novel
+    and AP_base, the mean AP over the novel and over the other categories; where the metadata has
+    "novel_axes" (contiguous ids by axis, as in ShapesLVIS), also APr_<axis>. All means are over
+    the categories with ground truth, as lvis-api's; a group without any is nan. A detector that
+    finds nothing has AP 0.
 
     Written to ``output_dir``: ``instances_predictions.pth`` and ``lvis_instances_results.json``
     as in detectron2, and ``lvis_per_category_ap.json`` (category name to AP, null where there is
@@ -56,8 +56,7 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
         novel_classes (list[int] or None): contiguous ids of the novel categories.
         per_category (dict[str, float]): AP in percent by category name, nan without ground
             truth; filled by :meth:`evaluate` on the main process.
-        image_ids (list[int]): the images that were evaluated, those that the detector was run on;
-            filled likewise.
+        image_ids (list[int]): the images that the detector was run on; filled likewise.
     """
 
     def __init__(
@@ -74,50 +73,40 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             dataset_name: a registered dataset whose metadata has "json_file".
             distributed: gather the predictions of all ranks.
             output_dir: where files are written; None for none.
-            max_dets_per_image: the best detections of an image that count; LVIS's are 300.
-            novel_classes: contiguous ids; or "rare", for the categories that the annotation
-                file calls "r"; or None, for the metadata's "novel_classes", without which
+            max_dets_per_image: the best detections of an image that count, in LVIS 300.
+            novel_classes: contiguous ids; or "rare" for the categories that the annotation file
+                calls "r"; or None for the metadata's "novel_classes". If the metadata has none,
                 AP_novel and AP_base are left out.
 
         Raises:
-            ValueError: for novel classes that the dataset does not have, and an annotation file
-                without LVIS's fields.
+            ValueError: the dataset lacks a novel class, or its annotation file a field of LVIS.
         """
-        super().__init__(
-            dataset_name,
-            ("bbox",),
-            distributed,
-            output_dir,
-            max_dets_per_image=max_dets_per_image,
-        )
+        options = dict(output_dir=output_dir, max_dets_per_image=max_dets_per_image)
+        super().__init__(dataset_name, ("bbox",), distributed, **options)
         _check_lvis_fields(self._lvis_api, self._metadata.json_file)
         self._to_contiguous = contiguous_category_ids(self._metadata, self._lvis_api.get_cat_ids())
         self.novel_classes = self._resolve_novel_classes(novel_classes)
-        self.per_category = {}
-        self.image_ids = []
+        self.per_category: dict[str, float] = {}
+        self.image_ids: list[int] = []
 
-    def _resolve_novel_classes(self, novel_classes) -> list[int] | None:
+    def _resolve_novel_classes(self, novel_classes: Sequence[int] | str | None) -> list[int] | None:
         if novel_classes is None:
             novel_classes = self._metadata.get("novel_classes")
-            if novel_classes is None:
-                return None
+        if novel_classes is None:
+            return None
         if isinstance(novel_classes, str):
-            if novel_classes != "rare":
-                raise ValueError(
-                    f'novel_classes="{novel_classes}": give contiguous ids, or "rare".'
-                )
-            return rare_classes(self._metadata, self._lvis_api.load_cats(None))
-        unknown = set(novel_classes) - set(self._to_contiguous.values())
-        if unknown:
+            if novel_classes == "rare":
+                return rare_classes(self._metadata, self._lvis_api.load_cats(None))
+            raise ValueError(f'novel_classes="{novel_classes}": give contiguous ids, or "rare".')
+        if unknown := set(novel_classes) - set(self._to_contiguous.values()):
             raise ValueError(
                 f"novel_classes {sorted(unknown)} are not among the {len(self._to_contiguous)} "
                 f"categories of {self._metadata.json_file}; ids are contiguous, from 0."
             )
         return sorted(set(novel_classes))
 
-    def _eval_predictions(self, predictions):
-        # Unlike the parent's, this leaves the predictions as they are, so that evaluate() may be
-        # called again.
+    def _eval_predictions(self, predictions: list[dict]) -> None:
+        # Unlike the parent's, it does not change the predictions: evaluate() may be called again.
         results = self._to_lvis_results(predictions)
         self.image_ids = sorted({prediction["image_id"] for prediction in predictions})
         in_file = len(self._lvis_api.imgs)
@@ -139,7 +128,7 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
         lvis_eval.print_results()
         self._results["bbox"] = self._summarize(lvis_eval)
 
-    def _to_lvis_results(self, predictions) -> list[dict]:
+    def _to_lvis_results(self, predictions: list[dict]) -> list[dict]:
         to_category_id = {v: k for k, v in self._to_contiguous.items()}
         try:
             return [
@@ -149,9 +138,8 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             ]
         except KeyError as error:
             raise ValueError(
-                f"Class {error} was predicted, which {self._metadata.json_file} "
-                f"({len(to_category_id)} categories) does not have: evaluate with the vocabulary "
-                "of the dataset."
+                f"The predicted class {error} is not one of the {len(to_category_id)} categories "
+                f"of {self._metadata.json_file}: evaluate with the vocabulary of the dataset."
             ) from error
 
     def _summarize(self, lvis_eval: FastLVISEval) -> dict[str, float]:
@@ -159,20 +147,18 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
 
         # (IoU thresholds, recalls, categories); -1 throughout for a category without ground truth
         precision = lvis_eval.eval["precision"][..., 0]
-        category_ids = lvis_eval.params.cat_ids
-        category_ap = {
-            i: _percent(ap) for i, ap in zip(category_ids, precision.mean((0, 1)), strict=True)
+        ids = lvis_eval.params.cat_ids
+        aps = [_percent(ap) for ap in precision.mean((0, 1))]
+        self.per_category = {
+            self._lvis_api.cats[i]["name"]: ap for i, ap in zip(ids, aps, strict=True)
         }
-        names = {i: self._lvis_api.cats[i]["name"] for i in category_ids}
-        self.per_category = {names[i]: ap for i, ap in category_ap.items()}
-
+        by_class = {self._to_contiguous[i]: ap for i, ap in zip(ids, aps, strict=True)}
         if self.novel_classes is not None:
-            novel = {i for i in category_ids if self._to_contiguous[i] in self.novel_classes}
-            metrics["AP_novel"] = _nanmean([category_ap[i] for i in category_ids if i in novel])
-            metrics["AP_base"] = _nanmean([category_ap[i] for i in category_ids if i not in novel])
+            novel = set(self.novel_classes)
+            metrics["AP_novel"] = _nanmean([ap for c, ap in by_class.items() if c in novel])
+            metrics["AP_base"] = _nanmean([ap for c, ap in by_class.items() if c not in novel])
         for axis, classes in self._metadata.get("novel_axes", {}).items():
-            on_axis = [i for i in category_ids if self._to_contiguous[i] in classes]
-            metrics[f"APr_{axis}"] = _nanmean([category_ap[i] for i in on_axis])
+            metrics[f"APr_{axis}"] = _nanmean([ap for c, ap in by_class.items() if c in classes])
 
         if self._output_dir:
             path = Path(self._output_dir) / "lvis_per_category_ap.json"
@@ -183,16 +169,13 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
 
 def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:
     """Raise ValueError where lvis-api would fail late, with a bare KeyError."""
-    for kind, records, fields in (
-        ("category", lvis_api.cats, ("name", "frequency")),
-        ("image", lvis_api.imgs, ("neg_category_ids", "not_exhaustive_category_ids")),
-    ):
-        # Annotation files of test images, which are never evaluated, lack the image fields.
-        if kind == "image" and not lvis_api.anns:
-            continue
+    parts = [("category", lvis_api.cats, ("name", "frequency"))]
+    if lvis_api.anns:  # test images, which are never evaluated, lack the fields
+        image_fields = ("neg_category_ids", "not_exhaustive_category_ids")
+        parts.append(("image", lvis_api.imgs, image_fields))
+    for kind, records, fields in parts:
         for record in records.values():
-            missing = [field for field in fields if field not in record]
-            if missing:
+            if missing := [field for field in fields if field not in record]:
                 raise ValueError(
                     f"{json_file}: {kind} {record['id']} lacks {', '.join(missing)}; "
                     "is this an LVIS annotation file?"
@@ -200,7 +183,7 @@ def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:
 
 
 def _percent(value: float) -> float:
-    """lvis-api's value in percent; its -1, for nothing to average, as nan."""
+    """lvis-api's value in percent. Its -1 for "nothing to average" becomes nan."""
     return 100 * float(value) if value > -1 else float("nan")
 
 

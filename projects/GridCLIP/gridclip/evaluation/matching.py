@@ -1,8 +1,8 @@
 """Greedy matching of one category's detections to its ground truth, by numpy.
 
-In every image the detections take their ground truth in turn, best score first, once for each
-area range and IoU threshold. No two images share a box, so the turns of all images are taken
-together: the number of steps is that of the image with the most detections near ground truth.
+In each image, and for each area range and IoU threshold, detections choose their ground truth in
+turn, best score first. Images do not depend on each other, so the turns of all images are taken
+together: there are as many steps as the image with the most detections near ground truth has.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ class Candidates(NamedTuple):
     """P pairs of a detection and a ground truth of the same image that overlap enough.
 
     Attributes:
-        detections: (P,) int64, index of the detection, the best score being 0.
+        detections: (P,) int64, index of the detection, 0 for the best score.
         ground_truth: (P,) int64, index of the ground truth.
         ious: (P,) float64.
-        turns: (P,) int64, how many detections of the image with candidates go before this one.
+        turns: (P,) int64, how many detections with candidates come before it in its image.
     """
 
     detections: NDArray
@@ -62,8 +62,8 @@ def match_greedily(
 ) -> NDArray:
     """Match by lvis-api's rules, in A area ranges and at T IoU thresholds.
 
-    A detection takes, of the ground truth that is left and reaches the threshold, that of the
-    highest IoU, the last of several; ground truth to ignore only where no other is left.
+    Of the ground truth that is left and reaches the threshold, a detection takes the one with the
+    highest IoU, the last of equal ones. It takes ground truth to ignore only if no other is left.
 
     Args:
         gt_ignored: (G, A) bool.
@@ -86,7 +86,7 @@ def match_greedily(
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
         now, gt = detections[start:stop], ground_truth[start:stop]
         left = reaches[start:stop, None] & ~taken[gt]
-        # From 1, for 0 is none; any that counts is above all to ignore.
+        # Numbered from 1, as 0 means none; what counts is above all that is to be ignored.
         size = stop - start
         preference = np.arange(1, size + 1)[:, None] + size * ~gt_ignored[gt]
         first = np.flatnonzero(np.diff(now, prepend=-1))

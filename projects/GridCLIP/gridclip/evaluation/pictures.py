@@ -7,12 +7,13 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -39,7 +40,7 @@ def draw_detections(
     max_images: int = 12,
     novel_classes: Collection[int] = (),
 ) -> list[Path]:
-    """Draw one JPEG an image: ground truth left, detections right; novel categories starred.
+    """Draw a JPEG of each image: ground truth left, detections right, novel categories starred.
 
     Images with novel ground truth come first, then the others, each in the dataset's order.
 
@@ -51,38 +52,40 @@ def draw_detections(
         out_dir: pictures are named after the images' files.
         score_threshold: the least score that is drawn. None draws the best of each image, as
             many as it has ground-truth boxes and at least 5.
-        max_images: at most so many are drawn.
+        max_images: the most that are drawn.
         novel_classes: contiguous class ids.
 
     Returns:
         The files written.
 
     Raises:
-        FileNotFoundError: if an image is missing.
-        ValueError: if a prediction has a category that the dataset does not have.
+        FileNotFoundError: an image is missing.
+        ValueError: a prediction has a category that the dataset does not have.
     """
-    novel_classes = frozenset(novel_classes)
     by_image = defaultdict(list)
-    for prediction in predictions:
+    for prediction in sorted(predictions, key=lambda p: -p["score"]):
         by_image[prediction["image_id"]].append(prediction)
 
-    def without_novel(dataset_dict):
-        return novel_classes.isdisjoint(a["category_id"] for a in dataset_dict["annotations"])
+    def without_novel(dataset_dict: dict) -> bool:
+        return not any(a["category_id"] in novel_classes for a in dataset_dict["annotations"])
 
     written = []
     chosen = sorted(dataset_dicts, key=without_novel)[:max_images]
     for dataset_dict in tqdm(chosen, desc="pictures", unit="image"):
         image = read_image(dataset_dict["file_name"], "RGB")
         check_image_size(dataset_dict, image)
-        found = sorted(by_image[dataset_dict["image_id"]], key=lambda p: -p["score"])
-        shown = _select(found, len(dataset_dict["annotations"]), score_threshold)
+        annotations, found = dataset_dict["annotations"], by_image[dataset_dict["image_id"]]
+        if score_threshold is None:
+            shown = found[: max(len(annotations), _DETECTIONS_AT_LEAST)]
+        else:
+            shown = [p for p in found if p["score"] >= score_threshold]
+        marked = ", novel categories orange" if novel_classes else ""
+        least = f", score from {shown[-1]['score']:.2f}" if shown else ""
         picture = _side_by_side(
-            _draw_boxes(image, metadata, _ground_truth(dataset_dict), novel_classes),
-            _draw_boxes(image, metadata, _detections(shown, metadata), novel_classes),
-            f"ground truth ({len(dataset_dict['annotations'])})"
-            + (", novel categories orange" if novel_classes else ""),
-            f"detections ({len(shown)} of {len(found)}"
-            + (f", score from {shown[-1]['score']:.2f})" if shown else ")"),
+            _draw_boxes(image, metadata, annotations, novel_classes),
+            _draw_boxes(image, metadata, _as_annotations(shown, metadata), novel_classes),
+            f"ground truth ({len(annotations)}){marked}",
+            f"detections ({len(shown)} of {len(found)}{least})",
         )
         path = Path(out_dir) / f"{Path(dataset_dict['file_name']).stem}.jpg"
         with replacing(path) as partial:
@@ -94,36 +97,38 @@ def draw_detections(
 def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path:
     """Plot the losses and the learning rate that detectron2's metrics.json recorded.
 
-    Where a resumed run repeats an iteration, the last record counts; a line cut short by a kill
-    is skipped.
+    Where a resumed run repeats an iteration, the last record counts. A line that was cut short,
+    because the run was killed, is skipped.
 
     Raises:
-        FileNotFoundError: if ``metrics_json`` is missing.
-        ValueError: if it records no loss.
+        FileNotFoundError: ``metrics_json`` is missing.
+        ValueError: it records no loss.
     """
-    rows = _read_metrics(Path(metrics_json))
-    names = sorted({name for row in rows.values() for name in row if name.startswith("loss")})
-    losses = {name: _series(rows, name) for name in ("total_loss", *names)}
-    losses = {name: (x, y) for name, (x, y) in losses.items() if len(x)}
+    scalars = _read_metrics(Path(metrics_json))
+    names = ["total_loss", *sorted(name for name in scalars if name.startswith("loss"))]
+    losses = {name: scalars[name] for name in names if scalars.get(name)}
     if not losses:
         raise ValueError(f"{metrics_json} records no loss.")
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    for name, (x, y) in losses.items():
-        style = {"color": "black", "linewidth": 2} if name == "total_loss" else {"linewidth": 1.2}
-        # A run of one record is a point, which a line would not show.
-        loss_axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None, **style)
-    values = np.concatenate([y for _, y in losses.values()])
-    if values.min() > 0 and values.max() > 20 * values.min():
+    for name, series in losses.items():
+        style: dict[str, Any] = {"linewidth": 1.2}
+        if name == "total_loss":
+            style = {"color": "black", "linewidth": 2}
+        # A line through a single record would not show: it becomes a point.
+        style["marker"] = "o" if len(series) == 1 else None
+        loss_axes.plot(list(series), list(series.values()), label=name, **style)
+    values = [value for series in losses.values() for value in series.values()]
+    if min(values) > 0 and max(values) > 20 * min(values):
         loss_axes.set_yscale("log")
-    loss_axes.set_ylabel("loss")
-    loss_axes.grid(alpha=0.3)
     loss_axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    lr_axes.plot(*_series(rows, "lr"), color="gray")
-    lr_axes.set_ylabel("learning rate")
+    rates = scalars.get("lr", {})
+    lr_axes.plot(list(rates), list(rates.values()), color="gray")
     lr_axes.set_xlabel("iteration")
-    lr_axes.grid(alpha=0.3)
+    for axes, label in ((loss_axes, "loss"), (lr_axes, "learning rate")):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
 
     png = Path(png)
     with replacing(png) as partial:
@@ -131,21 +136,8 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     return png
 
 
-def _select(found: list[dict], num_ground_truth: int, score_threshold: float | None) -> list[dict]:
-    """Those of ``found``, which is sorted by score, that are drawn."""
-    if score_threshold is None:
-        return found[: max(num_ground_truth, _DETECTIONS_AT_LEAST)]
-    return [p for p in found if p["score"] >= score_threshold]
-
-
-def _ground_truth(dataset_dict: dict) -> list[tuple]:
-    return [
-        (BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"], "")
-        for a in dataset_dict["annotations"]
-    ]
-
-
-def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
+def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
+    """Predictions in detectron2's format of annotations, with their "score"."""
     category_ids = {p["category_id"] for p in predictions}
     to_contiguous = contiguous_category_ids(metadata, category_ids)
     num_classes = len(metadata.thing_classes)
@@ -156,43 +148,41 @@ def _detections(predictions: list[dict], metadata: Metadata) -> list[tuple]:
             f"{metadata.name} ({num_classes} classes) does not have: predictions of another one?"
         )
     return [
-        (
-            BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
-            to_contiguous[p["category_id"]],
-            f" {p['score']:.2f}",
-        )
+        {**p, "category_id": to_contiguous[p["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
         for p in predictions
     ]
 
 
 class BoxVisualizer(Visualizer):
-    """detectron2's, with opaque boxes: half transparent ones are lost on a photograph."""
+    """detectron2's with opaque boxes: half transparent ones are hard to see on a photograph."""
 
-    def draw_box(self, box_coord, alpha=1.0, edge_color="g", line_style="-"):
+    def draw_box(
+        self, box_coord: Any, alpha: float = 1.0, edge_color: Any = "g", line_style: str = "-"
+    ) -> VisImage:
         return super().draw_box(box_coord, alpha, edge_color, line_style)
 
 
 def _draw_boxes(
-    image: np.ndarray, metadata: Metadata, objects: list[tuple], novel_classes: frozenset
+    image: np.ndarray, metadata: Metadata, objects: list[dict], novel_classes: Collection[int]
 ) -> Image.Image:
-    """Draw (box XYXY, class, suffix of the label) on an RGB image (H, W, 3), enlarged if small."""
+    """Draw annotations on an RGB image (H, W, 3), which is enlarged if it is small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
     # detectron2 rounds a small picture's font size down before it is enlarged.
     font_size_scale = 1.3 if scale == 1 else 2.2
     visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=font_size_scale)
     if objects:
-        boxes, classes, suffixes = zip(*objects, strict=True)
-        novel = [c in novel_classes for c in classes]
+        boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
+        labels, colors = [], []
+        for o in objects:
+            novel = o["category_id"] in novel_classes
+            star, color = ("★ ", _NOVEL_COLOR) if novel else ("", _BASE_COLOR)
+            score = f" {o['score']:.2f}" if "score" in o else ""
+            labels.append(f"{star}{metadata.thing_classes[o['category_id']]}{score}")
+            colors.append(color)
         # A label hangs at its box's corner, which has to be in the picture.
         height, width = image.shape[:2]
-        visualizer.overlay_instances(
-            boxes=np.clip(boxes, 0, (width, height, width, height)),
-            labels=[
-                f"{'★ ' if is_novel else ''}{metadata.thing_classes[c]}{suffix}"
-                for c, suffix, is_novel in zip(classes, suffixes, novel, strict=True)
-            ],
-            assigned_colors=[_NOVEL_COLOR if is_novel else _BASE_COLOR for is_novel in novel],
-        )
+        inside = np.clip(boxes, 0, (width, height, width, height))
+        visualizer.overlay_instances(boxes=inside, labels=labels, assigned_colors=colors)
     return Image.fromarray(visualizer.output.get_image())
 
 
@@ -210,9 +200,9 @@ def _side_by_side(
     return canvas
 
 
-def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
-    """The scalars recorded, by iteration; of records of one iteration the last counts."""
-    rows = defaultdict(dict)
+def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """The finite scalars: name to iteration, ascending, to value. Later records replace earlier."""
+    rows: dict[int, dict[str, float]] = defaultdict(dict)
     skipped = 0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -222,11 +212,9 @@ def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
             skipped += 1
     if skipped:
         logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
-    return rows
-
-
-def _series(rows: dict[int, dict[str, float]], name: str) -> tuple[list[int], list[float]]:
-    """Iterations, rising, and values of one scalar, where it is finite."""
-    known = ((i, row[name]) for i, row in rows.items() if name in row)
-    points = sorted((i, value) for i, value in known if math.isfinite(value))
-    return [i for i, _ in points], [value for _, value in points]
+    scalars: dict[str, dict[int, float]] = defaultdict(dict)
+    for iteration, row in sorted(rows.items()):
+        for name, value in row.items():
+            if math.isfinite(value):
+                scalars[name][iteration] = value
+    return scalars

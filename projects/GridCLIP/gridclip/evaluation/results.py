@@ -1,4 +1,4 @@
-"""results.json: the metrics of one evaluation and all it takes to know what was measured."""
+"""results.json: the metrics of one evaluation, and what one has to know to understand them."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -20,9 +21,19 @@ from omegaconf import OmegaConf
 from gridclip.clip_checkpoint import sha256_of_file
 from gridclip.files import write_json
 
-_FIELDS = {
+# The fields of the file and their types.
+_RECORD: dict[str, Any] = {
     "metrics": dict,
-    "protocol": dict,
+    "protocol": {
+        "task": str,
+        "evaluator": str,
+        "ap": str,
+        "dataset": str,
+        "dataset_sha256": str,
+        "images": int,
+        "split": str,
+        "novel_classes": int,
+    },
     "config": dict | None,
     "seed": int | None,
     "commit": str,
@@ -33,16 +44,6 @@ _FIELDS = {
     "date": str,
     "seconds": int | float | None,
 }
-_PROTOCOL_FIELDS = {
-    "task": str,
-    "evaluator": str,
-    "ap": str,
-    "dataset": str,
-    "dataset_sha256": str,
-    "images": int,
-    "split": str,
-    "novel_classes": int,
-}
 
 
 def write_results(
@@ -51,7 +52,7 @@ def write_results(
     *,
     dataset_name: str,
     num_images: int,
-    cfg=None,
+    cfg: Any = None,
     novel_classes: Sequence[int] = (),
     max_dets_per_image: int = 300,
     seed: int | None = None,
@@ -60,26 +61,25 @@ def write_results(
     device: str | torch.device = "cpu",
     seconds: float | None = None,
 ) -> Path:
-    """Write ``<output_dir>/results.json`` and return its path. Call it on the main process alone.
+    """Write ``<output_dir>/results.json`` and return its path. For the main process alone.
 
     Args:
         metrics: what the evaluator returned, e.g. ``{"bbox": {"AP": 20.0, ...}}``; nan is
             written as null.
         dataset_name: the dataset evaluated on; its metadata has "json_file".
         num_images: how many of its images were evaluated.
-        cfg: the LazyConfig of the run. Interpolations are resolved, classes and functions
-            written by name; strings, and so paths, are written as they are.
+        cfg: the LazyConfig of the run. Interpolations are resolved, classes and functions are
+            written by name, and strings, which paths are, stay as they are.
         novel_classes: the classes withheld from training; none for a fully supervised detector.
         max_dets_per_image: the evaluator's.
-        seed: of the training.
+        seed, iterations: of the training.
         weights: the checkpoint evaluated, as the user named it.
-        iterations: trained.
-        device: that the evaluation ran on.
-        seconds: that the evaluation took.
+        device, seconds: of the evaluation.
 
     Raises:
-        ValueError: if there are no metrics, or not of the form above.
+        ValueError: there are no metrics, or they are not of the form above.
     """
+    annotations = PathManager.get_local_path(MetadataCatalog.get(dataset_name).json_file)
     record = {
         "metrics": nan_to_none(metrics),
         "protocol": {
@@ -87,7 +87,7 @@ def write_results(
             "evaluator": f"lvis-api {version('lvis')}'s metrics, computed by FastLVISEval",
             "ap": f"standard, at most {max_dets_per_image} detections an image (not Fixed AP)",
             "dataset": dataset_name,
-            "dataset_sha256": _sha256_of_annotations(dataset_name),
+            "dataset_sha256": sha256_of_file(annotations),
             "images": num_images,
             "split": "open-vocabulary" if len(novel_classes) else "fully supervised",
             "novel_classes": len(novel_classes),
@@ -109,11 +109,11 @@ def write_results(
 
 
 def read_results(path: str | os.PathLike) -> dict:
-    """Read a results.json. Metrics that it gives as null are nan in what is returned.
+    """Read a results.json. A metric that is null there becomes nan.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not strict JSON, or a field is absent or of another type.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not strict JSON, or a field is absent or of another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -128,18 +128,14 @@ def read_results(path: str | os.PathLike) -> dict:
     return record
 
 
-def nan_to_none(value):
+def nan_to_none(value: Any) -> Any:
     """A copy of a tree of mappings with None for nan."""
     if isinstance(value, Mapping):
         return {key: nan_to_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _sha256_of_annotations(dataset_name: str) -> str:
-    return sha256_of_file(PathManager.get_local_path(MetadataCatalog.get(dataset_name).json_file))
-
-
-def jsonable_config(cfg):
+def jsonable_config(cfg: Any) -> Any:
     """A LazyConfig as JSON: interpolations resolved, classes and functions by name."""
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True)
@@ -157,28 +153,28 @@ def jsonable_config(cfg):
 
 
 def git_commit() -> str:
-    """The commit of this very file, "-dirty" if tracked files were changed since."""
+    """The commit of this very file, with "-dirty" if tracked files have changed since, or
+    "unknown" outside of a checkout."""
     here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     try:
         # An installed copy may lie in a virtual environment inside some other checkout.
-        subprocess.run(
-            [*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True
-        )
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
 
 
 @cache
 def versions() -> dict[str, str]:
-    """The distribution that provides each package, by name where it is not the package's own."""
+    """Versions of Python and the packages that matter.
+
+    They are those of the distribution that provides a package, with its name where it is another.
+    """
     installed = packages_distributions()
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "detectron2", "lvis", "numpy", "clip"):
@@ -194,9 +190,8 @@ def _device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _check_record(record, path: Path) -> None:
-    _check_fields(record, _FIELDS, f"{path}")
-    _check_fields(record["protocol"], _PROTOCOL_FIELDS, f"{path}: protocol")
+def _check_record(record: Any, path: Path) -> None:
+    _check_fields(record, _RECORD, f"{path}")
     if not record["metrics"]:
         raise ValueError(f"{path}: metrics are empty")
     for task, group in record["metrics"].items():
@@ -205,16 +200,18 @@ def _check_record(record, path: Path) -> None:
         _check_fields(group, dict.fromkeys(group, int | float | None), f"{path}: metrics.{task}")
 
 
-def _check_fields(record, fields: dict, where: str) -> None:
+def _check_fields(record: Any, fields: Mapping[str, Any], where: str) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"{where} is not a JSON object")
     for name, kind in fields.items():
         if name not in record:
             raise ValueError(f"{where} has no {name}")
-        if not isinstance(record[name], kind):
+        if isinstance(kind, dict):
+            _check_fields(record[name], kind, f"{where}: {name}")
+        elif not isinstance(record[name], kind):
             expected = getattr(kind, "__name__", kind)
             raise ValueError(f"{where}: {name} is {record[name]!r}, not {expected}")
 
 
-def _refuse_constant(name: str):
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not allowed")

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from .text_classifier import FoldedClassifier
 
-# Locations scored at a time, CHUNK x C logits. On a CPU those of LVIS's categories stay in a cache,
-# and those of 21,841 names below 32 MB, above which glibc maps every allocation anew. A GPU does
-# more at once, and has launches to save.
+# Locations scored at a time, which makes CHUNK x C logits. On a CPU those of LVIS's categories stay
+# in a cache, and those of 21,841 names below 32 MB: glibc maps larger allocations anew each time.
+# On a GPU larger chunks save launches.
 CHUNK = {"cpu": 384, "cuda": 4096}
 
 
@@ -21,10 +21,10 @@ def top_candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k best pairs by score sqrt(sigmoid(logit) * sigmoid(centerness)), exactly.
 
-    At one location the score grows with the logit. So the k locations with the largest score of
-    their best category hold the k best pairs: each of them has a pair at least as good as any
-    pair elsewhere. Nor is a pair among the k best that scores less than the k-th location's best.
-    Logits tell which pairs can be: only theirs are turned into scores.
+    At one location the score grows with the logit. So the k locations with the largest scores of
+    their best categories hold the k best pairs: each of them has a pair at least as good as any
+    pair elsewhere. A pair that scores less than the best pair of the k-th location can't be among
+    the k best, so logits below its are not turned into scores.
 
     Args:
         classifier: of the features, C categories.
@@ -34,8 +34,8 @@ def top_candidates(
         num_candidates: k, at most.
 
     Returns:
-        scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. Which of several
-        equal pairs is kept where k cuts them off is not defined.
+        scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. If there are
+        several equal pairs at the end, it is not defined which of them are kept.
     """
     chunks = grid_features.split(CHUNK[grid_features.device.type])
     best_logits = torch.cat([classifier.best(chunk) for chunk in chunks])
@@ -64,10 +64,10 @@ def _scores(logits: Tensor, centerness: Tensor) -> Tensor:
 
 
 def _least_logits(score: Tensor, centerness: Tensor) -> Tensor:
-    """A bound of the logits that may give a score of at least ``score``.
+    """A lower bound of the logits that give a score of at least ``score``.
 
-    It is a little low, so that rounding loses no pair; also that of products near float32's least
-    number, whence the difference.
+    It is a little low, so that no pair is lost by rounding; the 1e-30 are for products near
+    float32's least number.
     """
     probability = (score.square() * (1 - 1e-4) - 1e-30).clamp(min=0) / centerness.float().sigmoid()
     return probability.logit()

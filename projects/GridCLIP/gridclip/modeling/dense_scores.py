@@ -1,4 +1,4 @@
-"""What CLIP's own last map says of a candidate's category, taken into its score."""
+"""Scores that also count what CLIP's own last map says of a candidate's category."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class DenseScores:
 
     The attention pool's value path puts every cell of ``res5`` into CLIP's space; p is a softmax
     over the vocabulary of its cosines to the text embeddings. The head has learned from the base
-    categories alone, these embeddings from everything CLIP was trained on, and the backbone has
-    computed them anyway. The geometric mean is that of ViLD-ensemble (section 3.4) and F-VLM
-    (section 3.3), here of a dense map instead of regions and with one weight for all categories.
+    categories alone, these embeddings from all that CLIP was trained on, and they cost little. The
+    geometric mean is that of ViLD-ensemble (section 3.4) and F-VLM (section 3.3), but with a dense
+    map instead of regions, and one weight for all categories.
 
     Attributes:
         scale: factor of the cosines.
@@ -33,7 +33,7 @@ class DenseScores:
             text_embeddings: (C, D), of unit length.
 
         Returns:
-            (N, H, W, C) float32, of sum 1 over C.
+            (N, H, W, C) float32, which sum to 1 over C.
         """
         unit = F.normalize(embeddings.float().permute(0, 2, 3, 1), dim=-1)
         return inner_products(self.scale * unit, text_embeddings.float()).softmax(dim=-1)
@@ -57,10 +57,10 @@ class DenseScores:
 
 
 def sample_bilinear(maps: Tensor, positions: Tensor, channels: Tensor) -> Tensor:
-    """One channel of a map at each position; beyond the middles of its outer cells, theirs.
+    """One channel of a map at each position, interpolated between the middles of its cells.
 
     As ``torch.nn.functional.grid_sample`` with padding_mode="border" and align_corners=False, which
-    would sample all channels everywhere.
+    would sample all channels at each position.
 
     Args:
         maps: (H, W, C).

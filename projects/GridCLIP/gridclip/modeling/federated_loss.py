@@ -1,4 +1,4 @@
-"""Classification loss over the categories that are known about for each image.
+"""Classification loss over the categories that are known for each image.
 
 LVIS is federated: an image lists the categories annotated in it (positive) and those verified to
 be absent (negative). Any other category is unknown there, not negative.
@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss_jit  # as in detectron2's dense detectors
 from torch import Tensor
-
-# sigmoid_focal_loss_jit is what detectron2's dense detectors use.
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ImageLabels:
     """What is known of one image, as contiguous category ids.
 
     Attributes:
-        positive: (P,) int64, the categories annotated in it, repeats allowed.
+        positive: (P,) int64, the categories annotated in it; they may repeat.
         negative: (Q,) int64, the categories verified to be absent.
         not_exhaustive: (S,) int64, positive categories of which some objects lack a box.
     """
@@ -34,8 +32,8 @@ def sample_classes(weights: Tensor, num_samples: int, seed: int) -> Tensor:
 
     Args:
         weights: (C,) float, nonnegative; a category of weight 0 is never drawn.
-        num_samples: how many; fewer if fewer have a weight.
-        seed: equal on all ranks, so that they draw the same.
+        num_samples: the most that are drawn; fewer if fewer have a weight.
+        seed: the same on all ranks, so that they draw the same categories.
 
     Returns:
         (num_samples,) int64 on the device of ``weights``.
@@ -51,11 +49,11 @@ def sample_classes(weights: Tensor, num_samples: int, seed: int) -> Tensor:
 def federated_classes(
     images: Sequence[ImageLabels], sampled: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The categories that a batch's loss is over, and in which images each counts.
+    """The categories in a batch's loss, and the images in which each counts.
 
     Args:
         images: the N images' labels.
-        sampled: (S,) int64, categories taken as negative in every image that does not have them.
+        sampled: (S,) int64, taken as negative in every image where they are not positive.
         num_classes: C.
 
     Returns:
@@ -91,8 +89,8 @@ def federated_focal_loss(
     Args:
         logits: (N, R, K) float, of the categories in ``classes``.
         gt_labels: (N, R) int64 in [0, C], C the background.
-        classes, known, exhaustive: as :func:`federated_classes` returns them; ``classes`` must
-            hold every label that occurs.
+        classes, known, exhaustive: of :func:`federated_classes`; ``classes`` has all labels that
+            occur.
         num_classes: C.
         alpha, gamma: of the focal loss.
     """

@@ -1,7 +1,7 @@
 """The GridCLIP meta-architecture."""
 
 import os
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,17 +17,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from gridclip.text import TextEmbeddings, as_text_embeddings
+from gridclip.text import TextEmbeddings
 
 from .candidates import top_candidates
 from .dense_scores import DenseScores
-from .federated_loss import (
-    ImageLabels,
-    federated_classes,
-    federated_focal_loss,
-    sample_classes,
-)
-from .image_alignment import ImageAlignment
+from .federated_loss import ImageLabels, federated_classes, federated_focal_loss, sample_classes
+from .image_alignment import ImageAlignment, Maps
 from .text_classifier import FoldedClassifier, TextClassifier
 
 """
@@ -35,7 +30,7 @@ Naming convention:
 
     N: images, R: grid locations over all levels, F: width of the head's features,
     D: width of CLIP's space, C: categories of the vocabulary, K: those in the loss of a batch,
-    V: windows an image.
+    V: windows per image.
 """
 
 
@@ -43,11 +38,14 @@ Naming convention:
 class GridCLIP(FCOS):
     """FCOS whose locations are classified against text embeddings of category names.
 
-    Matching, box regression, centerness and post-processing are detectron2's FCOS. Two losses
-    are its own: *grid-level alignment*, a focal loss on the cosine logits over the categories
-    known for each image, and *image-level alignment* of pooled student vectors with stored
-    embeddings of the frozen CLIP image encoder, in training only.
+    Matching, box regression, centerness and post-processing are detectron2's FCOS. Two losses are
+    added: *grid-level alignment*, a focal loss on the cosine logits over the categories known for
+    each image, and *image-level alignment* of pooled student vectors with stored embeddings of the
+    frozen CLIP image encoder. The paper has both names; the losses behind them are our
+    reconstruction.
     """
+
+    anchor_generator: DefaultAnchorGenerator
 
     def __init__(
         self,
@@ -62,7 +60,7 @@ class GridCLIP(FCOS):
         num_sampled_classes: int = 50,
         seed: int = 0,
         anchor_scale: float = 1.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         """
         Args:
@@ -70,16 +68,16 @@ class GridCLIP(FCOS):
             head: a :class:`GridHead`.
             classifier: holds the vocabulary.
             image_alignment: None switches the image-level term off.
-            dense_scores: at inference, takes CLIP's dense embeddings into the scores; None: the
+            dense_scores: at inference, takes CLIP's dense embeddings into the scores. None: the
                 grid embeddings alone decide, as in training.
             grid_alignment_weight: of the classification loss.
             federated_weights: (C,) float, how likely each category is sampled as a negative;
                 zero for novel ones. None: only verified negatives.
-            num_sampled_classes: negatives sampled a batch.
-            seed: of that sampling; a step's draw depends on it and the iteration alone.
+            num_sampled_classes: negatives sampled for a batch.
+            seed: of that sampling. The negatives of a step depend on it and the iteration alone.
             anchor_scale: side of a location's anchor in strides. FCOS gives a level the objects
-                that reach 4 to 8 anchors from the location; smaller pictures want smaller anchors.
-            kwargs: of detectron2's FCOS, but for ``num_classes``, which the vocabulary sets.
+                that reach 4 to 8 anchors from the location; smaller pictures need smaller anchors.
+            kwargs: of detectron2's FCOS, except ``num_classes``, which the vocabulary sets.
         """
         super().__init__(backbone=backbone, head=head, num_classes=classifier.num_classes, **kwargs)
         self.input_format = "RGB"
@@ -103,47 +101,42 @@ class GridCLIP(FCOS):
         self.register_buffer("federated_weights", federated_weights.float(), persistent=False)
         self.num_sampled_classes = num_sampled_classes
         self.seed = seed
-        # Positive locations an image, averaged over steps; saved, so that a resumed run goes on.
+        # Positive locations of an image, averaged over steps; saved for resumed runs.
         self.register_buffer("loss_normalizer", torch.tensor(0.0))
-        # In inference with weights that stay as they are, one folding serves all images.
+        # Where the weights stay as they are, in inference, one folding serves all images.
         self.keep_folded_classifier = False
         self._folded: tuple[Tensor, FoldedClassifier] | None = None
 
-    def set_vocabulary(
-        self,
-        vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-        clip_model: str | os.PathLike | None = None,
-    ) -> None:
-        """Detect other categories from now on. Weights, count and names change together.
+    def set_vocabulary(self, vocabulary: TextEmbeddings | str | os.PathLike) -> None:
+        """Detect other categories from now on. Embeddings, count and names change together.
 
         Args:
-            vocabulary: text embeddings, a file of them, or category names.
-            clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds
-                them, the one of the training vocabulary.
+            vocabulary: text embeddings, or their file, of the CLIP model of the training
+                vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
 
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model))
+        self.classifier.set_vocabulary(vocabulary)
         self.num_classes = self.classifier.num_classes
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
-            batched_inputs: as detectron2's dense detectors take them. In training also, from
-                ``GridCLIPDatasetMapper``: for federated data "negative_classes" and
-                "not_exhaustive_classes", int64 contiguous ids, and, with image-level alignment,
+            batched_inputs: as detectron2's dense detectors take them. In training,
+                ``GridCLIPDatasetMapper`` adds: for federated data "negative_classes" and
+                "not_exhaustive_classes", int64 contiguous ids; with image-level alignment
                 "image_embeddings" (V, D) and "image_windows" (V, 4).
 
         Returns:
-            In training, dict[str, Tensor] of losses; else a list of {"instances": Instances}.
+            In training the losses, else {"instances": Instances} for each image.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.head_in_features]
         predictions = self.head(levels)
         if not self.training:
-            # Maps in half precision do little harm; logits would move the scores.
+            # Half precision does little harm to maps, but logits in it would change the scores.
             with torch.autocast(self.device.type, enabled=False):
                 results = self.forward_inference(
                     images, levels, predictions, self._dense_probabilities(features)
@@ -175,7 +168,7 @@ class GridCLIP(FCOS):
     ) -> dict[str, Tensor]:
         """
         Args:
-            anchors: one a level, R in all.
+            anchors: of each level, R in all.
             grid_features, deltas, centerness: (N, R, F), (N, R, 4), (N, R, 1), of the head.
             gt_instances: with ``gt_boxes`` and ``gt_classes``.
             batched_inputs: as in :meth:`forward`.
@@ -185,12 +178,9 @@ class GridCLIP(FCOS):
         foreground = labels != self.num_classes
         normalizer = self._update_loss_normalizer(int(foreground.sum()), len(labels))
 
-        known = [
-            self._image_labels(*pair) for pair in zip(gt_instances, batched_inputs, strict=True)
-        ]
-        classes, known, exhaustive = federated_classes(
-            known, self._sample_classes(), self.num_classes
-        )
+        images = [self._image_labels(*x) for x in zip(gt_instances, batched_inputs, strict=True)]
+        sampled = self._sample_classes()
+        classes, known, exhaustive = federated_classes(images, sampled, self.num_classes)
         classify = self.classifier.fold(self.head.grid_embedding, classes)
         loss_grid = federated_focal_loss(
             classify(grid_features),
@@ -223,7 +213,8 @@ class GridCLIP(FCOS):
         anchors: list[Boxes],
         batched_inputs: list[dict],
     ) -> Tensor:
-        """The image-level term: a scalar; arguments as in :meth:`detection_losses`."""
+        """The image-level term, a scalar; arguments as in :meth:`detection_losses`."""
+        assert self.image_alignment is not None
         if "image_embeddings" not in batched_inputs[0]:
             raise ValueError(
                 "Image-level alignment is on, but the inputs carry no 'image_embeddings': give "
@@ -231,24 +222,26 @@ class GridCLIP(FCOS):
                 "model.image_alignment=null."
             )
         teacher = torch.stack([x["image_embeddings"] for x in batched_inputs]).to(self.device)
-        student = self.image_alignment.pool(
-            self,
-            features,
-            grid_features,
-            Boxes.cat(anchors).get_centers(),
-            batched_inputs[0]["image_windows"].to(self.device),
-            images.image_sizes,
-        )
-        return self.image_alignment(student, teacher)
+        windows = batched_inputs[0]["image_windows"].to(self.device)
+        centers = Boxes.cat(anchors).get_centers()
+        maps = Maps(self, features, grid_features, centers, windows, images.image_sizes)
+        return self.image_alignment(self.image_alignment.pool(maps), teacher)
 
     def forward_inference(
-        self, images, features, predictions, dense_probabilities: Tensor | None = None
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: tuple[list[Tensor], ...],
+        dense_probabilities: Tensor | None = None,
     ) -> list[Instances]:
         """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS.
 
-        Candidates are chosen by them; ``dense_scores`` then changes the scores, before NMS.
+        They choose the candidates. Then ``dense_scores`` changes them, before NMS.
 
         Args:
+            images: the N images.
+            features: a map of each level.
+            predictions: of the head: three lists with an entry for each level.
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
         anchors = self.anchor_generator(features)
@@ -260,7 +253,7 @@ class GridCLIP(FCOS):
                 for x, deltas, centerness, anchor in zip(*predictions, anchors, strict=True)
             ]
             found = Instances.cat(levels)
-            if dense_probabilities is not None:
+            if self.dense_scores is not None and dense_probabilities is not None:
                 found.scores = self.dense_scores.rescore(
                     found.scores,
                     found.pred_classes,
@@ -283,15 +276,21 @@ class GridCLIP(FCOS):
 
     def _fold_classifier(self) -> FoldedClassifier:
         text_embeddings = self.classifier.text_embeddings
+        kept = self._folded  # read once: another thread may set it
         # Another vocabulary or device is another tensor.
-        if self._folded is not None and self._folded[0] is text_embeddings:
-            return self._folded[1]
-        folded = self.classifier.fold(self.head.grid_embedding)
-        self._folded = (text_embeddings, folded) if self.keep_folded_classifier else None
-        return folded
+        if kept is None or kept[0] is not text_embeddings:
+            kept = text_embeddings, self.classifier.fold(self.head.grid_embedding)
+            self._folded = kept if self.keep_folded_classifier else None
+        return kept[1]
 
     def _decode_level(
-        self, classifier, grid_features, deltas, centerness, anchors, image_size
+        self,
+        classifier: FoldedClassifier,
+        grid_features: Tensor,
+        deltas: Tensor,
+        centerness: Tensor,
+        anchors: Boxes,
+        image_size: tuple[int, int],
     ) -> Instances:
         """The candidates of a level; ``locations`` (K, 2) are x and y in pixels."""
         scores, locations, classes = top_candidates(
@@ -312,7 +311,7 @@ class GridCLIP(FCOS):
         )
 
     def _image_labels(self, instances: Instances, inputs: dict) -> ImageLabels:
-        """What is known of an image; a data set that is not federated is annotated throughout."""
+        """What is known of an image. Data that are not federated are annotated throughout."""
         everything = torch.arange(self.num_classes)
         nothing = torch.empty(0, dtype=torch.long)
         return ImageLabels(
@@ -326,11 +325,11 @@ class GridCLIP(FCOS):
         return sample_classes(self.federated_weights, self.num_sampled_classes, seed)
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:
-        """Update the running mean of positive locations an image, over all ranks' images.
+        """Update the running mean of positive locations in an image, over all ranks' images.
 
         Returns:
-            The mean times this rank's images, at least 1: what to divide summed losses by, so
-            that the mean over equal ranks is one process's loss.
+            The mean times this rank's images, at least 1. Summed losses are divided by it, so
+            that their mean over equal ranks is the loss of a single process.
         """
         counts = self.loss_normalizer.new_tensor([num_positives, num_images])
         if comm.get_world_size() > 1:
@@ -339,6 +338,6 @@ class GridCLIP(FCOS):
         get_event_storage().put_scalar("num_positives", positives / images)
         old = self.loss_normalizer
         new = counts[0] / counts[1]
-        # Momentum as in detectron2's dense detectors; the first batch starts the average.
+        # The momentum is that of detectron2's dense detectors. The first batch starts the average.
         self.loss_normalizer.copy_(0.9 * old + 0.1 * new if old > 0 else new)
         return (self.loss_normalizer * num_images).clamp(min=1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class GridHead(FCOSHead):
     """detectron2's FCOS head with a grid embedding in CLIP's space at every location.
 
-    The embedding is ``grid_embedding(features)``, a linear map without bias: classification is
+    The embedding is ``grid_embedding(features)``, a linear map without bias. Classification is
     folded into it, so the forward pass returns the features.
     """
 
@@ -19,21 +19,19 @@ class GridHead(FCOSHead):
         num_levels: int,
         conv_dims: list[int],
         embed_dim: int,
-        norm: str = "GN",
     ):
         """
         Args:
             in_channels: channels of every level of the pyramid.
-            num_levels: how many levels there are; they share the towers.
+            num_levels: number of levels, which share the towers.
             conv_dims: output channels of each convolution of a tower.
             embed_dim: D.
-            norm: normalisation of the towers, as in detectron2's ``get_norm``.
         """
         super().__init__(
             input_shape=[ShapeSpec(channels=in_channels)] * num_levels,
             conv_dims=conv_dims,
             num_classes=embed_dim,
-            norm=norm,
+            norm="GN",
         )
         del self.cls_score  # a 3 x 3 convolution, which nothing can be folded into cheaply
         self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim, bias=False)
@@ -42,10 +40,10 @@ class GridHead(FCOSHead):
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """
         Args:
-            features: one (N, channels, Hi, Wi) map a level.
+            features: a map (N, channels, Hi, Wi) of each level.
 
         Returns:
-            Three lists with an entry a level: grid features (N, Hi * Wi, conv_dims[-1]), box
+            Three lists with an entry for each level: grid features (N, Hi * Wi, conv_dims[-1]), box
             deltas (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
         """
         grid_features, deltas, centerness = [], [], []

@@ -1,4 +1,10 @@
-"""Image-level Alignment: student vectors pulled to the frozen CLIP encoder's, in training only."""
+"""Image-level alignment: student vectors are pulled to the frozen CLIP encoder's, in training only.
+
+The paper has the name and the idea. Losses, windows and pools are our reconstruction.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +17,7 @@ def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """ViLD's convention: summed over D, averaged over the vectors."""
+    """Absolute distance, summed over D, averaged over the vectors, as in ViLD."""
     return (student - teacher).abs().sum(dim=-1).mean()
 
 
@@ -23,8 +29,8 @@ def l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def contrastive_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Cross-entropy that tells each vector's own target from all others of the batch (InfoNCE).
 
-    A student that is the mean of its targets minimises the distances above as far as it can; here
-    it has to say what its window shows that others do not. The other targets are this process's.
+    A student that gives the mean of its targets everywhere makes the distances above small. Here it
+    has to say what its window shows and others do not. The batch is that of this process.
     """
     logits = CONTRASTIVE_SCALE * student.flatten(0, 1) @ teacher.flatten(0, 1).T
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
@@ -34,11 +40,32 @@ CONTRASTIVE_SCALE = 20.0
 LOSSES = {"cosine": cosine_loss, "l1": l1_loss, "l2": l2_loss, "contrastive": contrastive_loss}
 
 
+@dataclass(frozen=True)
+class Maps:
+    """What a detector has made of a batch, and the windows of it that the teacher has seen.
+
+    Attributes:
+        detector: has the head's ``grid_embedding`` and the backbone's ``bottom_up``.
+        features: the backbone's maps by name, each (N, channels, H, W).
+        grid_features: (N, R, F), what ``grid_embedding`` takes; levels from fine to coarse.
+        centers: (R, 2) float, x and y of the locations in pixels of the padded batch.
+        windows: (V, 4) float, XYXY relative to the image's size.
+        image_sizes: N pairs of (height, width) in pixels, without padding.
+    """
+
+    detector: Any
+    features: dict[str, Tensor]
+    grid_features: Tensor
+    centers: Tensor
+    windows: Tensor
+    image_sizes: list[tuple[int, int]]
+
+
 class ImageAlignment(nn.Module):
     """Pools one student vector for each window of an image and compares it with the teacher's.
 
-    A window is a part of the picture that the teacher saw as an image of its own; the whole
-    picture is the simplest. Subclasses say where the student's vector comes from.
+    A window is a part of the picture, or all of it, that the teacher saw as an image of its own.
+    Subclasses say where the student's vector comes from.
     """
 
     def __init__(self, *, loss: str = "cosine", weight: float = 1.0):
@@ -63,37 +90,18 @@ class ImageAlignment(nn.Module):
         student = F.normalize(student.float(), dim=-1)
         return self.weight * self.loss(student, F.normalize(teacher, dim=-1))
 
-    def pool(
-        self,
-        detector: nn.Module,
-        features: dict[str, Tensor],
-        grid_features: Tensor,
-        centers: Tensor,
-        windows: Tensor,
-        image_sizes: list[tuple[int, int]],
-    ) -> Tensor:
-        """
-        Args:
-            detector: has the head's ``grid_embedding`` and the backbone's ``bottom_up``.
-            features: the backbone's maps by name, each (N, channels, H, W).
-            grid_features: (N, R, F), what ``grid_embedding`` takes; levels from fine to coarse.
-            centers: (R, 2) float, x and y of the locations in pixels of the padded batch.
-            windows: (V, 4) float, XYXY relative to the image's size.
-            image_sizes: N pairs of (height, width) in pixels, without padding.
-
-        Returns:
-            (N, V, D), not normalised.
-        """
+    def pool(self, maps: Maps) -> Tensor:
+        """The student's vectors (N, V, D), not normalised."""
         raise NotImplementedError
 
 
 class GridImageAlignment(ImageAlignment):
     """Pools the grid embeddings inside a window, weighted by a learned attention.
 
-    The gradient reaches the head, where categories without boxes have to be recognised.
+    The gradient reaches the head, which has to recognise categories without boxes.
     """
 
-    def __init__(self, *, in_features: list[str], in_channels: int = 256, **kwargs):
+    def __init__(self, *, in_features: list[str], in_channels: int = 256, **kwargs: Any):
         """
         Args:
             in_features: the pyramid's levels, the head's, from fine to coarse.
@@ -102,35 +110,34 @@ class GridImageAlignment(ImageAlignment):
         super().__init__(**kwargs)
         self.in_features = list(in_features)
         self.attention = nn.Conv2d(in_channels, 1, kernel_size=1)
-        nn.init.zeros_(self.attention.weight)  # starts as the mean
-        nn.init.zeros_(self.attention.bias)
+        for parameter in self.attention.parameters():
+            nn.init.zeros_(parameter)  # starts as the mean
 
-    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
-        attention = [self.attention(features[name]).flatten(1) for name in self.in_features]
-        attention = torch.cat(attention, dim=1).float()  # (N, R)
-        inside = _inside_windows(centers, windows, image_sizes)
+    def pool(self, maps: Maps) -> Tensor:
+        levels = [self.attention(maps.features[name]).flatten(1) for name in self.in_features]
+        attention = torch.cat(levels, dim=1).float()  # (N, R)
+        inside = _inside_windows(maps.centers, maps)
         weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
         # The embedding is linear: pooling before it costs less than after it.
+        grid_features = maps.grid_features
         pooled = torch.einsum("vnr,nrf->nvf", weights.to(grid_features.dtype), grid_features)
-        return detector.head.grid_embedding(pooled)
+        return maps.detector.head.grid_embedding(pooled)
 
 
 class DenseImageAlignment(ImageAlignment):
     """Pools CLIP's dense embeddings inside a window: the mean of those of ``res5``'s cells.
 
-    They are what :class:`DenseScores` reads at inference. The gradient reaches the backbone alone:
-    it may learn to detect, but has to stay in CLIP's space, where the teacher's view of each
-    window, enlarged, tells the cells more of what is there than they started with.
+    :class:`DenseScores` reads them at inference. The gradient reaches the backbone alone: it may
+    learn to detect, but has to stay in CLIP's space. The teacher sees each window enlarged, so its
+    embedding tells the cells more of what is there than they started with.
     """
 
-    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
-        bottom_up = detector.backbone.bottom_up
-        embeddings = bottom_up.dense_embeddings(features["res5"]).float()
-        rows, columns = (
-            torch.arange(size, device=windows.device) + 0.5 for size in embeddings.shape[-2:]
-        )
+    def pool(self, maps: Maps) -> Tensor:
+        bottom_up, device = maps.detector.backbone.bottom_up, maps.windows.device
+        embeddings = bottom_up.dense_embeddings(maps.features["res5"]).float()
+        rows, columns = (torch.arange(size, device=device) + 0.5 for size in embeddings.shape[-2:])
         cells = torch.cartesian_prod(rows, columns).flip(1) * bottom_up.size_divisibility
-        inside = _inside_windows(cells, windows, image_sizes).float()
+        inside = _inside_windows(cells, maps).float()
         weights = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
         return torch.einsum("vnr,ndr->nvd", weights, F.normalize(embeddings, dim=1).flatten(2))
 
@@ -138,25 +145,24 @@ class DenseImageAlignment(ImageAlignment):
 class BackboneImageAlignment(ImageAlignment):
     """Pools the last map of the backbone by CLIP's own attention pool.
 
-    The student starts as a copy of the teacher here, so the term can only hold the backbone still.
+    This student starts as a copy of the teacher: the term can only keep the backbone as it was.
     """
 
-    def pool(self, detector, features, grid_features, centers, windows, image_sizes):
-        res5, bottom_up = features["res5"], detector.backbone.bottom_up
-        stride = bottom_up.size_divisibility
+    def pool(self, maps: Maps) -> Tensor:
+        bottom_up, windows = maps.detector.backbone.bottom_up, maps.windows
         pooled = []
-        for feature, (height, width) in zip(res5, image_sizes, strict=True):
-            scale = windows.new_tensor([width, height, width, height]) / stride
+        for feature, (height, width) in zip(maps.features["res5"], maps.image_sizes, strict=True):
+            scale = windows.new_tensor([width, height, width, height]) / bottom_up.size_divisibility
             for x0, y0, x1, y1 in (windows * scale).tolist():
                 rows = slice(int(y0), max(round(y1), int(y0) + 1))
                 columns = slice(int(x0), max(round(x1), int(x0) + 1))
                 pooled.append(bottom_up.image_embedding(feature[None, :, rows, columns]))
-        return torch.cat(pooled).unflatten(0, (len(image_sizes), len(windows)))
+        return torch.cat(pooled).unflatten(0, (len(maps.image_sizes), len(windows)))
 
 
-def _inside_windows(centers: Tensor, windows: Tensor, image_sizes: list[tuple[int, int]]) -> Tensor:
-    """Which locations lie in which windows of which images: (V, N, R) bool."""
-    sizes = centers.new_tensor(image_sizes).flip(1)  # (N, 2): width, height
+def _inside_windows(centers: Tensor, maps: Maps) -> Tensor:
+    """Which locations (R, 2) lie in which windows of which images: (V, N, R) bool."""
+    sizes = centers.new_tensor(maps.image_sizes).flip(1)  # (N, 2): width, height
     positions = centers[None] / sizes[:, None]  # (N, R, 2), relative to each image
-    top_left, bottom_right = windows[:, None, None, :2], windows[:, None, None, 2:]
+    top_left, bottom_right = maps.windows[:, None, None, :2], maps.windows[:, None, None, 2:]
     return ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)

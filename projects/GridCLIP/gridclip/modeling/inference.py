@@ -3,6 +3,8 @@
 import copy
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -11,8 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .gridclip import GridCLIP
 
-# Where a detector's time goes; sizes of their inputs change from image to image. What lies between
-# them is short, or its control flow depends on the data.
+Model = TypeVar("Model", bound=nn.Module)
+BatchNorm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
+
+# These take most of a detector's time, with inputs of any size. What lies between them is short, or
+# its control flow depends on the data.
 _COMPILED = {
     "backbone.bottom_up",
     "head.cls_subnet",
@@ -23,13 +28,13 @@ _COMPILED = {
 
 
 def optimize_for_inference(
-    model: nn.Module, *, dtype: torch.dtype = torch.float32, compile: bool = False
-) -> nn.Module:
+    model: Model, *, dtype: torch.dtype = torch.float32, compile: bool = False
+) -> Model:
     """A copy of a detector for inference alone, of the same class and used in the same way.
 
     Batch norms are folded into their convolutions, images and maps are laid out with the channels
     last, and the forward pass is in inference mode. The model itself stays as it is. The copy's
-    weights are constants: neither train it nor load others into it.
+    weights are constants: neither train it nor load others into it. Threads may share it.
 
     Args:
         model: GridCLIP, ViLD or another detector, on its device.
@@ -53,9 +58,14 @@ def optimize_for_inference(
                 _replace_forward(module, torch.compile(type(module).forward, dynamic=True))
     device_type = next(fast.parameters()).device.type
     forward = type(fast).forward
-    if dtype != torch.float32:
-        forward = torch.autocast(device_type, dtype)(forward)
-    _replace_forward(fast, torch.inference_mode()(forward))
+
+    def infer(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # Contexts of each call's own: threads that share one would restore each other's state.
+        mixed = nullcontext() if dtype == torch.float32 else torch.autocast(device_type, dtype)
+        with torch.inference_mode(), mixed:
+            return forward(self, *args, **kwargs)
+
+    _replace_forward(fast, infer)
     return fast
 
 
@@ -67,15 +77,15 @@ def _replace_forward(module: nn.Module, forward: Callable) -> None:
 def _fold_batch_norms(module: nn.Module) -> None:
     """Fold every batch norm into the convolution before it, in place.
 
-    Before it is: as the ``norm`` of detectron2's convolution, or registered right after the
-    convolution, as in CLIP's and torchvision's residual networks and in nn.Sequential.
+    That is the detectron2 convolution whose ``norm`` it is, or the convolution registered right
+    before it, as in CLIP's and torchvision's residual networks and in nn.Sequential.
     """
-    before = None
+    before: nn.Module | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d):
-            if _is_batch_norm(getattr(child, "norm", None)):
-                _fold(child, child.norm)
-                child.norm = None
+            if _is_batch_norm(norm := getattr(child, "norm", None)):
+                _fold(child, norm)
+                child.add_module("norm", None)
         elif _is_batch_norm(child) and _feeds(before, child):
             _fold(before, child)
             setattr(module, name, nn.Identity())
@@ -84,12 +94,11 @@ def _fold_batch_norms(module: nn.Module) -> None:
         before = child
 
 
-def _is_batch_norm(module: nn.Module | None) -> bool:
-    batch_norms = nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d
-    return isinstance(module, batch_norms) and module.running_mean is not None
+def _is_batch_norm(module: nn.Module | None) -> TypeGuard[BatchNorm]:
+    return isinstance(module, BatchNorm) and module.running_mean is not None
 
 
-def _feeds(conv: nn.Module | None, norm: nn.Module) -> bool:
+def _feeds(conv: nn.Module | None, norm: BatchNorm) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(conv, nn.Conv2d)
         and getattr(conv, "activation", None) is None
@@ -97,7 +106,10 @@ def _feeds(conv: nn.Module | None, norm: nn.Module) -> bool:
     )
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: BatchNorm) -> None:
     # Not fuse_conv_bn_eval, which makes a new convolution: FPN also keeps its own in plain lists.
-    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
+    )

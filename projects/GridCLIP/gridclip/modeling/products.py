@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def inner_products(features: Tensor, weight: Tensor) -> Tensor:
-    """``torch.nn.functional.linear`` without bias, on a CPU outside of autograd as a convolution.
+    """``torch.nn.functional.linear`` without bias; on a CPU, outside of autograd, a convolution.
 
-    PyTorch's matrix products come from a BLAS that on some processors takes two to three times as
+    PyTorch's matrix products come from a BLAS. On some processors it takes two to three times as
     long as oneDNN's 1 x 1 convolution of the same numbers; on others they are equally fast.
 
     Args:

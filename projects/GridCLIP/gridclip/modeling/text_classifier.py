@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,10 @@ class TextClassifier(nn.Module):
     """logits = exp(s) * cos(embedding, text embedding of a category) + b, s and b learned.
 
     The text embeddings are neither trained nor saved with the weights: they come from a file, and
-    :meth:`set_vocabulary` swaps them.
+    :meth:`set_vocabulary` replaces them.
     """
+
+    text_embeddings: Tensor
 
     def __init__(
         self,
@@ -33,10 +36,10 @@ class TextClassifier(nn.Module):
             text_embeddings: the vocabulary, or the file that
                 ``scripts/precompute_text_embeddings.py`` wrote.
             embed_dim: D.
-            scale: initial exp(s). CLIP's own 100 saturates a sigmoid whose logits are not
+            scale: initial exp(s). CLIP's own 100 saturates a sigmoid, whose logits are not
                 relative to other categories.
-            prior_prob: the probability that a random embedding gets for any category at first;
-                sets the initial b as in focal loss (RetinaNet, section 4.1).
+            prior_prob: the probability of any category for a random embedding at first. It sets
+                the initial b, as in focal loss (RetinaNet, section 4.1).
 
         Raises:
             FileNotFoundError, ValueError: the file is missing, damaged or of another D.
@@ -77,6 +80,8 @@ class TextClassifier(nn.Module):
 
         With e = W x and text embeddings T, the products T e are (T W) x. For the length take
         W = Q R: |e| = |R x|, as Q's columns are orthonormal. D-wide embeddings are never made.
+        This belongs to inference, where it saves time. It also serves training, since on a CPU
+        embeddings of all locations, kept for the backward pass, would take much memory.
 
         Args:
             projection: F to D features, without bias.
@@ -122,8 +127,8 @@ class FoldedClassifier:
     def best(self, features: Tensor) -> Tensor:
         """The largest logit of each location: (..., 1).
 
-        Length, scale (which is positive) and bias do not change which category it is: they wait
-        until one product of each location is left.
+        Length, scale (which is positive) and bias do not change which category it is. So they are
+        applied only to the one product of each location that is left.
         """
         products = inner_products(features, self.weight).amax(dim=-1, keepdim=True)
         return products * self.scale / self._norm(features) + self.bias
@@ -136,18 +141,18 @@ class FoldedClassifier:
 class ClosedSetClassifier(TextClassifier):
     """The same cosine classifier over learned category vectors: grid-level alignment off.
 
-    It knows the categories it was built with and no others.
+    It knows only the categories that it was built with.
     """
 
-    def __init__(self, text_embeddings, **kwargs):
+    def __init__(self, text_embeddings: TextEmbeddings | str | os.PathLike, **kwargs: Any):
         super().__init__(text_embeddings, **kwargs)
         self.class_embeddings = nn.Parameter(torch.randn_like(self.text_embeddings))
 
-    def set_vocabulary(self, text_embeddings):
+    def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
         if hasattr(self, "class_embeddings"):
             raise ValueError("A closed-set classifier has no text side: its vocabulary is fixed.")
         super().set_vocabulary(text_embeddings)
 
-    def _weight(self, classes):
+    def _weight(self, classes: Tensor | None) -> Tensor:
         weight = F.normalize(self.class_embeddings, dim=-1)
         return weight if classes is None else weight[classes]

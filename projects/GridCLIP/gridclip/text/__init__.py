@@ -2,9 +2,9 @@
 
 from gridclip.text.embeddings import TextEmbeddings
 from gridclip.text.encoder import (
+    Vocabulary,
     as_text_embeddings,
     build_text_embeddings,
-    embed_names,
     encode_prompts,
     precompute_text_embeddings,
 )
@@ -15,9 +15,9 @@ __all__ = [
     "TEMPLATES",
     "Category",
     "TextEmbeddings",
+    "Vocabulary",
     "as_text_embeddings",
     "build_text_embeddings",
-    "embed_names",
     "encode_prompts",
     "get_templates",
     "load_categories",

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from gridclip.files import replacing
 
 _HEADER_FIELDS = ("names", "templates", "clip_model", "clip_sha256")
-_HOW_TO_WRITE = "Write it anew with scripts/precompute_text_embeddings.py."
+_HOW_TO_WRITE = "Write it again with scripts/precompute_text_embeddings.py."
 _UNIT_NORM_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class TextEmbeddings:
-    """One embedding a category, and where they come from. No invalid one can be made.
+    """One embedding a category, and where they come from. Only valid ones can be made.
 
     Attributes:
         names: the C categories' names, unique, in the order of the rows.
@@ -32,7 +32,7 @@ class TextEmbeddings:
         clip_sha256: hex digest of that model's file; empty if not known.
 
     Raises:
-        ValueError: something of this does not hold; the message says what.
+        ValueError: one of these is not as described; the message says which.
     """
 
     names: tuple[str, ...]
@@ -41,9 +41,9 @@ class TextEmbeddings:
     clip_model: str
     clip_sha256: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("names", "templates"):
-            object.__setattr__(self, field, _as_strings(getattr(self, field), field))
+            object.__setattr__(self, field, as_strings(getattr(self, field), field))
         for field in ("clip_model", "clip_sha256"):
             if not isinstance(getattr(self, field), str):
                 raise ValueError(f"{field} must be a string, not {getattr(self, field)!r}.")
@@ -61,10 +61,7 @@ class TextEmbeddings:
         return self.embeddings.shape[1]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one safetensors file; a file that is there is replaced only once all is written.
-
-        The same embeddings give the same bytes.
-        """
+        """Write one safetensors file, whole or not at all. Equal embeddings give equal bytes."""
         metadata = {field: json.dumps(getattr(self, field)) for field in _HEADER_FIELDS}
         with replacing(Path(path)) as partial:
             # safetensors' own save_file makes a file that only its owner can read.
@@ -78,7 +75,7 @@ class TextEmbeddings:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, another kind of file, or its content is not valid.
+            ValueError: it is damaged, of another kind, or its content is not valid.
         """
         path = Path(path)
         if not path.is_file():
@@ -91,7 +88,7 @@ class TextEmbeddings:
             )
         except SafetensorError as error:
             raise ValueError(
-                f"{path} is no safetensors file with a tensor 'embeddings' ({error}). "
+                f"{path} is not a safetensors file with a tensor 'embeddings' ({error}). "
                 f"{_HOW_TO_WRITE} A table in .npy format is imported with --from-npy."
             ) from error
         except KeyError as error:
@@ -118,7 +115,7 @@ class TextEmbeddings:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no array, holds pickled objects, or does not fit the names.
+            ValueError: it is not an array, holds pickled objects, or does not fit the names.
         """
         path = Path(path)
         if not path.is_file():
@@ -128,13 +125,12 @@ class TextEmbeddings:
                 table = np.lib.format.read_array(file, allow_pickle=False)
         except ValueError as error:
             raise ValueError(
-                f"{path} can't be read as an array: it is damaged, no .npy file, or holds pickled "
-                f"objects, which are refused ({error}). Save the plain array with numpy.save."
+                f"{path} can't be read as an array: it is damaged, not an .npy file, or holds "
+                f"pickled objects, which are refused ({error}). Save a plain array with numpy.save."
             ) from error
+        shape = f"{table.shape} {table.dtype}"
         if table.ndim != 2 or table.dtype.kind != "f":
-            raise ValueError(
-                f"{path} must be a (C, D) floating point array, not {table.shape} {table.dtype}."
-            )
+            raise ValueError(f"{path} must be a (C, D) floating point array, not {shape}.")
         if len(table) != len(names):
             hint = " It seems to be transposed." if table.shape[1] == len(names) else ""
             raise ValueError(
@@ -143,32 +139,20 @@ class TextEmbeddings:
             )
         embeddings = F.normalize(torch.from_numpy(table.astype(np.float32)), dim=1)
         try:
-            return cls(names, embeddings, templates, clip_model, "")
+            return cls(tuple(names), embeddings, tuple(templates), clip_model, "")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def check(
-        self,
-        names: Sequence[str] | None = None,
-        dim: int | None = None,
-        clip_model: str | None = None,
-    ) -> None:
+    def check(self, names: Sequence[str] | None = None, dim: int | None = None) -> None:
         """Refuse embeddings that do not fit a configuration.
 
         Args:
             names: the names expected, in order.
             dim: the width expected, D.
-            clip_model: the CLIP model expected; "ViT-B/32" and "ViT-B-32" are the same.
 
         Raises:
             ValueError: one of these does not fit; the message says which, and how to fix it.
         """
-        if clip_model is not None and _plain_id(clip_model) != _plain_id(self.clip_model):
-            raise ValueError(
-                f"The text embeddings are those of CLIP {self.clip_model}, but {clip_model} is "
-                "needed. Run scripts/precompute_text_embeddings.py with the weights of "
-                f"{clip_model} as --clip."
-            )
         if dim is not None and dim != self.dim:
             raise ValueError(
                 f"The text embeddings have width {self.dim} (CLIP {self.clip_model}), but {dim} is "
@@ -177,26 +161,12 @@ class TextEmbeddings:
         if names is not None and tuple(names) != self.names:
             raise ValueError(_describe_difference(self.names, tuple(names)))
 
-    def subset(self, names: Sequence[str]) -> "TextEmbeddings":
-        """The embeddings of some of the categories, in the order given.
-
-        Raises:
-            ValueError: a name is not among the categories, or is given twice.
-        """
-        rows = {name: row for row, name in enumerate(self.names)}
-        missing = [name for name in names if name not in rows]
-        if missing:
-            raise ValueError(f"There are no text embeddings for {_quote(missing)}.")
-        indices = torch.tensor([rows[name] for name in names], dtype=torch.long)
-        embeddings = self.embeddings[indices]
-        return TextEmbeddings(names, embeddings, self.templates, self.clip_model, self.clip_sha256)
-
 
 def _sort_header(file: bytes) -> bytes:
-    """A safetensors file with its header in order: the library writes it in any order.
+    """Sort the header of a safetensors file, whose fields the library writes in any order.
 
-    The file is the header's length in 8 bytes, the header, which is JSON padded with spaces, and
-    the tensors, whose offsets count from the header's end (safetensors' README).
+    Such a file is the header's length in 8 bytes, the header, which is JSON padded with spaces,
+    and the tensors, whose offsets count from the header's end (safetensors' README).
     """
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
@@ -204,7 +174,9 @@ def _sort_header(file: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + file[end:]
 
 
-def _as_strings(values: Sequence[str], field: str) -> tuple[str, ...]:
+def as_strings(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """A tuple of strings. Raises ValueError, with the field's name, if it is not one or has an
+    empty string."""
     if (
         not isinstance(values, Sequence)
         or isinstance(values, str)
@@ -222,7 +194,9 @@ def _check_embeddings(embeddings: Tensor, names: Sequence[str]) -> None:
         raise ValueError(f"There are {len(embeddings)} embeddings for {len(names)} names.")
     if not torch.isfinite(embeddings).all():
         bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"Embeddings must be finite; not so: {_quote([names[i] for i in bad])}.")
+        raise ValueError(
+            f"Embeddings must be finite; these are not: {_quote([names[i] for i in bad])}."
+        )
     norms = embeddings.norm(dim=1)
     bad = ((norms - 1).abs() > _UNIT_NORM_TOLERANCE).nonzero().flatten().tolist()
     if bad:
@@ -234,22 +208,17 @@ def _check_embeddings(embeddings: Tensor, names: Sequence[str]) -> None:
 
 def _describe_difference(actual: tuple[str, ...], expected: tuple[str, ...]) -> str:
     if sorted(actual) == sorted(expected):
-        start = "The text embeddings have the names needed in another order; use subset(names)"
+        fault = "have the names needed, but in another order"
     else:
-        start = (
-            f"The text embeddings are for {len(actual)} categories, and {len(expected)} others are "
-            "needed; run scripts/precompute_text_embeddings.py with --names of the dataset in use"
-        )
+        fault = f"are for {len(actual)} categories, and {len(expected)} others are needed"
     pairs = [(i, a, e) for i, (a, e) in enumerate(zip(actual, expected, strict=False)) if a != e]
     listed = "; ".join(f"{i}: '{a}' instead of '{e}'" for i, a, e in pairs[:3])
-    return f"{start}. First differences: {listed or 'none but the number of names'}."
+    return (
+        f"The text embeddings {fault}. First differences: {listed or 'only the number of names'}."
+        " Run scripts/precompute_text_embeddings.py with --names of the dataset in use."
+    )
 
 
 def _quote(names: Sequence[str], limit: int = 5) -> str:
     listed = ", ".join(f"'{name}'" for name in names[:limit])
     return listed + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _plain_id(clip_model: str) -> str:
-    # OpenAI's name "ViT-L/14@336px" and its file's, "ViT-L-14-336px.pt".
-    return clip_model.replace("/", "-").replace("@", "-")

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import clip
 import torch
@@ -11,11 +13,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from gridclip.clip_checkpoint import load_clip
-from gridclip.text.embeddings import TextEmbeddings, _as_strings
-from gridclip.text.names import Category, _category, _unique, load_categories, prompt_phrases
+from gridclip.text.embeddings import TextEmbeddings, as_strings
+from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
 from gridclip.text.templates import get_templates, render_prompts
 
-_FEW_NAMES = 100  # embedded in seconds, without a progress bar
+Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def encode_prompts(prompts: Sequence[str], clip_model: CLIP) -> Tensor:
         (P, D) float32 on the model's device, every row of unit norm.
 
     Raises:
-        ValueError: a prompt has more tokens than CLIP reads (77 with the start and the end).
+        ValueError: a prompt has more tokens than CLIP reads, 77 with those of its start and end.
     """
     return _encode_tokens(_tokenize(prompts, clip_model.context_length), clip_model)
 
@@ -45,7 +47,7 @@ def build_text_embeddings(
 
     Args:
         categories: C categories.
-        clip_model: CLIP, on the device that is to do the work.
+        clip_model: CLIP, on the device where it shall run.
         templates: a set's name in ``TEMPLATES``, or the templates themselves.
         use_synonyms: put the synonyms into the templates too; each word has the same weight.
         batch_size: prompts encoded at a time.
@@ -75,94 +77,64 @@ def build_text_embeddings(
 
 
 def precompute_text_embeddings(
-    names_source: str | os.PathLike,
+    vocabulary: Vocabulary,
     clip_source: str | os.PathLike,
     templates: str | Sequence[str] = "imagenet",
     output: str | os.PathLike | None = None,
     *,
-    use_synonyms: bool = False,
-    device: str | torch.device = "cpu",
     progress: bool = True,
+    **options: Any,
 ) -> TextEmbeddings:
-    """Load names and CLIP, build the text embeddings, and write them to ``output`` if given.
+    """Build the text embeddings of a vocabulary, and write them to ``output`` if given.
 
-    Args:
-        names_source: as ``load_categories`` takes it: ``lvis_v1``, ``coco``, ..., or a file.
-        clip_source: as ``load_clip`` takes it: a file, or ``clip://RN50``.
-        templates, use_synonyms, progress: as in ``build_text_embeddings``.
-        output: the safetensors file to write.
-        device: where CLIP runs.
-
-    Raises:
-        FileNotFoundError, ValueError: the names, the weights or the templates are not usable.
+    Arguments and errors are those of :func:`as_text_embeddings`.
     """
-    templates = get_templates(templates)
-    categories = load_categories(names_source)
-    text_embeddings = _embed_categories(
-        categories, clip_source, templates, device, use_synonyms=use_synonyms, progress=progress
+    text_embeddings = as_text_embeddings(
+        vocabulary, clip_source, templates, progress=progress, **options
     )
     if output is not None:
         text_embeddings.save(output)
     return text_embeddings
 
 
-def embed_names(
-    names: Sequence[str],
+def as_text_embeddings(
+    vocabulary: Vocabulary,
     clip_source: str | os.PathLike,
     templates: str | Sequence[str] = "imagenet",
     *,
+    use_synonyms: bool = False,
     device: str | torch.device = "cpu",
+    progress: bool | None = None,
 ) -> TextEmbeddings:
-    """The text embeddings of category names that somebody made up.
+    """The text embeddings of a vocabulary.
 
     Args:
-        names: C names; needless spaces go, and underscores become spaces.
-        clip_source, templates, device: as in ``precompute_text_embeddings``.
+        vocabulary: C category names; what ``load_categories`` takes: "lvis_v1", "coco", ..., or
+            a file of names; text embeddings or their ``.safetensors`` file, which are returned
+            as they are.
+        clip_source: the CLIP model that embeds names, as ``load_clip`` takes it: a file, or
+            ``clip://RN50``.
+        templates, use_synonyms: as in ``build_text_embeddings``.
+        device: where CLIP runs.
+        progress: show a progress bar; None shows it for more than 100 names.
 
     Raises:
-        FileNotFoundError, ValueError: the weights or the templates are not usable, there are no
-            names, or two are the same.
-    """
-    templates = get_templates(templates)
-    names = _as_strings(names, "names")
-    categories = _unique([_category(name) for name in names], "The vocabulary")
-    return _embed_categories(
-        categories, clip_source, templates, device, progress=len(names) > _FEW_NAMES
-    )
-
-
-def as_text_embeddings(
-    vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-    clip_model: str | os.PathLike | None = None,
-) -> TextEmbeddings:
-    """The text embeddings of what a detector's ``set_vocabulary`` takes.
-
-    Args:
-        vocabulary: text embeddings, a file of them, or category names.
-        clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds them.
-
-    Raises:
-        FileNotFoundError, ValueError: the file or the weights are not usable, or there are names
-            but no CLIP model.
+        FileNotFoundError, ValueError: a file, the weights or the templates are not usable, there
+            are no names, or two are the same.
     """
     if isinstance(vocabulary, TextEmbeddings):
         return vocabulary
-    if isinstance(vocabulary, str | os.PathLike):
+    if not isinstance(vocabulary, str | os.PathLike):
+        categories = make_categories(as_strings(vocabulary, "names"))
+    elif Path(vocabulary).suffix == ".safetensors":
         return TextEmbeddings.load(vocabulary)
-    if clip_model is None:
-        raise ValueError("To embed category names, name the CLIP model: clip_model=...")
-    return embed_names(vocabulary, clip_model)
-
-
-def _embed_categories(
-    categories: Sequence[Category],
-    clip_source: str | os.PathLike,
-    templates: Sequence[str],
-    device: str | torch.device,
-    **options,
-) -> TextEmbeddings:
-    """Load CLIP and build the text embeddings; options as in ``build_text_embeddings``."""
+    else:
+        categories = load_categories(vocabulary)
+    templates = get_templates(templates)  # an error in them shows before CLIP is loaded
     clip_model, checkpoint = load_clip(clip_source, device)
+    if progress is None:
+        progress = len(categories) > 100  # fewer are embedded in seconds
+    options = dict(use_synonyms=use_synonyms, progress=progress)
     return TextEmbeddings(
         names=tuple(category.name for category in categories),
         embeddings=build_text_embeddings(categories, clip_model, templates, **options),

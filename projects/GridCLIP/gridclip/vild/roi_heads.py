@@ -1,50 +1,24 @@
 """Second stage of ViLD: detectron2's box branch with embeddings, and the image branch."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .losses import distillation_loss
 from .scores import ViLDClassifier, ensemble_scores
 
 """
 Naming convention:
 
     N: images, R: sampled proposals (in inference, all) over all images, M: regions with a stored
-    CLIP embedding, D: width of CLIP's space, C: categories of the vocabulary.
+    CLIP embedding, F: width of the box head's output, D: width of CLIP's space, C: categories of
+    the vocabulary.
 """
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Regions of one image that the teacher has seen.
-
-    Attributes:
-        boxes: (Mi, 4) float32, XYXY in pixels of the input image.
-        embeddings: (Mi, D) float32, unit norm.
-    """
-
-    boxes: Tensor
-    embeddings: Tensor
-
-    def check(self, embed_dim: int) -> None:
-        """Raise a ValueError if something of the above does not hold for D = ``embed_dim``."""
-        columns = {"boxes": 4, "embeddings": embed_dim}
-        for name, width in columns.items():
-            tensor, expected = getattr(self, name), (len(self.boxes), width)
-            if tensor.shape != expected or tensor.dtype != torch.float32:
-                raise ValueError(
-                    f"region_{name} must be {expected} float32, "
-                    f"not {tuple(tensor.shape)} {tensor.dtype}."
-                )
-
-    def to(self, device: torch.device) -> "Regions":
-        return Regions(self.boxes.to(device), self.embeddings.to(device))
 
 
 class ViLDOutputLayers(FastRCNNOutputLayers):
@@ -54,18 +28,19 @@ class ViLDOutputLayers(FastRCNNOutputLayers):
     ``self.classifier``, which :class:`~gridclip.vild.ViLD` sets.
     """
 
-    def __init__(self, input_shape: ShapeSpec, *, embed_dim: int, **kwargs):
+    classifier: ViLDClassifier
+
+    def __init__(self, input_shape: ShapeSpec, *, embed_dim: int, **kwargs: Any):
         """
         Args:
             input_shape: of the box head's output.
             embed_dim: D.
-            kwargs: of detectron2's FastRCNNOutputLayers, but for ``num_classes``, which the
+            kwargs: of detectron2's FastRCNNOutputLayers, except ``num_classes``, which the
                 vocabulary sets, and ``cls_agnostic_bbox_reg``.
         """
         super().__init__(input_shape, num_classes=1, cls_agnostic_bbox_reg=True, **kwargs)
         self.projection = make_projection(self.cls_score.in_features, embed_dim)
         del self.cls_score
-        self.classifier: ViLDClassifier | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -73,34 +48,29 @@ class ViLDOutputLayers(FastRCNNOutputLayers):
             x: (R, F), the box head's output.
 
         Returns:
-            (R, C + 1) float32 logits, the last of the background; in training those of novel
-            categories are minus infinity. And (R, 4) box deltas.
+            (R, C + 1) float32 logits, the last of the background, and (R, 4) box deltas. Logits of
+            novel categories are minus infinity in training.
         """
         embeddings = self.projection(x)
         classify = self.classifier.training_logits if self.training else self.classifier
         return classify(embeddings), self.bbox_pred(x)
 
-    def inference(self, predictions, proposals):
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
         """As detectron2's, but fast with a threshold of 0 and LVIS's many categories too."""
+        limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
+        boxes = self.predict_boxes(predictions, proposals)
+        scores = self.predict_probs(predictions, proposals)
         results = [
-            best_detections(
-                boxes,
-                scores,
-                proposals_per_image.image_size,
-                self.test_score_thresh,
-                self.test_nms_thresh,
-                self.test_topk_per_image,
-            )
-            for boxes, scores, proposals_per_image in zip(
-                self.predict_boxes(predictions, proposals),
-                self.predict_probs(predictions, proposals),
-                proposals,
-                strict=True,
-            )
+            best_detections(b, s, p.image_size, *limits)
+            for b, s, p in zip(boxes, scores, proposals, strict=True)
         ]
         return [instances for instances, _ in results], [kept for _, kept in results]
 
-    def predict_probs(self, predictions, proposals) -> list[Tensor]:
+    def predict_probs(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> list[Tensor]:
         """Split the probabilities, which :class:`ViLDROIHeads` puts in place of logits."""
         return predictions[0].split([len(p) for p in proposals])
 
@@ -108,23 +78,20 @@ class ViLDOutputLayers(FastRCNNOutputLayers):
 class ViLDROIHeads(StandardROIHeads):
     """ViLD-text and ViLD-image on detectron2's standard ROI heads.
 
-    Without ``image_head`` both share the box head ('vanilla' in the official code: ViLD); with it
+    Without ``image_head`` both share the box head (ViLD, 'vanilla' in the official code). With it
     distillation has a head of its own, and the scores of both are combined (ViLD-ensemble). There
-    is no mask branch: published mask AP is not comparable, and box AP was trained with one.
+    is no mask branch: published mask AP can't be compared, and published box AP was trained with
+    one.
     """
 
-    def __init__(
-        self,
-        *,
-        image_head: nn.Module | None = None,
-        distillation_weight: float = 0.5,
-        **kwargs,
-    ):
+    box_predictor: ViLDOutputLayers
+
+    def __init__(self, *, image_head: Any = None, distillation_weight: float = 0.5, **kwargs: Any):
         """
         Args:
-            image_head: as ``box_head``, for the image branch of the ensemble.
-            distillation_weight: of the L1 loss; 0 is ViLD-text: no regions are asked for.
-            kwargs: of StandardROIHeads, but for ``num_classes``, which the vocabulary sets;
+            image_head: for the image branch of the ensemble; a module as ``box_head``, or None.
+            distillation_weight: of the L1 loss; 0 is ViLD-text, which needs no regions.
+            kwargs: of StandardROIHeads, except ``num_classes``, which the vocabulary sets;
                 ``box_predictor`` is a :class:`ViLDOutputLayers`.
 
         Raises:
@@ -151,11 +118,19 @@ class ViLDROIHeads(StandardROIHeads):
         self.box_predictor.classifier = classifier
         self.num_classes = self.box_predictor.num_classes = classifier.num_classes
 
-    def forward(self, images, features, proposals, targets=None, regions=None):
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        regions: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
             images, features, proposals, targets: as in StandardROIHeads.
-            regions: in training, N :class:`Regions`; None without distillation.
+            regions: in training, N Instances of regions with ``proposal_boxes`` and ``embeddings``,
+                (Mi, D) float32 and unit norm; None without distillation.
 
         Returns:
             As StandardROIHeads; in training with the additional loss ``loss_distillation``.
@@ -169,19 +144,18 @@ class ViLDROIHeads(StandardROIHeads):
         self,
         features: dict[str, Tensor],
         proposals: list[Instances],
-        regions: list[Regions] | None,
+        regions: list[Instances] | None,
     ) -> dict[str, Tensor]:
         if regions is None:
             pooled = self._pool(features, [p.proposal_boxes for p in proposals])
             return self.box_predictor.losses(self.box_predictor(self.box_head(pooled)), proposals)
         pairs = list(zip(proposals, regions, strict=True))
-        pooled = self._pool(
-            features, [Boxes.cat([p.proposal_boxes, Boxes(r.boxes)]) for p, r in pairs]
-        )
-        origins = [torch.arange(len(p) + len(r.boxes)) >= len(p) for p, r in pairs]
+        boxes = [Boxes.cat([p.proposal_boxes, r.proposal_boxes]) for p, r in pairs]
+        pooled = self._pool(features, boxes)
+        origins = [torch.arange(len(p) + len(r)) >= len(p) for p, r in pairs]
         is_region = torch.cat(origins).to(pooled.device)
         if self.image_head is None:
-            # Through the head together, so that a batch norm in it sees one batch.
+            # They pass the head together, so that a batch norm in it sees one batch.
             head_features = self.box_head(pooled)
             text, image = head_features[~is_region], head_features[is_region]
             student = self.box_predictor.projection(image)
@@ -193,7 +167,9 @@ class ViLDROIHeads(StandardROIHeads):
         losses["loss_distillation"] = self.distillation_weight * distillation_loss(student, teacher)
         return losses
 
-    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
         """Inference: a softmax over everything, novel categories included."""
         pooled = self._pool(features, [p.proposal_boxes for p in proposals])
         logits, deltas = self.box_predictor(self.box_head(pooled))
@@ -208,6 +184,21 @@ class ViLDROIHeads(StandardROIHeads):
         return self.box_pooler([features[name] for name in self.box_in_features], boxes)
 
 
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """ViLD-image: D times the mean absolute difference (section 3.3, scaled as the official code).
+
+    Args:
+        student: (M, D), the M regions of all images; of any length.
+        teacher: (M, D) float32, unit norm, of CLIP's image encoder.
+
+    Returns:
+        A scalar; zero, but with a gradient, if M is 0.
+    """
+    difference = F.normalize(student.float(), dim=-1) - teacher
+    # D * mean over (M, D) is the sum over M; a mean over nothing would be NaN.
+    return difference.abs().sum() / max(len(teacher), 1)
+
+
 def best_detections(
     boxes: Tensor,
     scores: Tensor,
@@ -216,11 +207,11 @@ def best_detections(
     nms_thresh: float,
     topk: int,
 ) -> tuple[Instances, Tensor]:
-    """What detectron2's ``fast_rcnn_inference_single_image`` returns, with less suppression.
+    """What detectron2's ``fast_rcnn_inference_single_image`` returns, with less work for NMS.
 
     Whether NMS keeps a (proposal, category) pair depends on better pairs alone. So if ``topk`` of
     the best pairs survive among themselves, no other pair can be among the detections; if fewer do,
-    more pairs are looked at. (Of pairs with the very same score either may put another first.)
+    more pairs are tried. (The order of pairs with the very same score may differ.)
 
     Args:
         boxes, scores: (R, 4) and (R, C + 1), of one image.

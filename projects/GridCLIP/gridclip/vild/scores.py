@@ -15,9 +15,11 @@ from gridclip.text import TextEmbeddings
 class ViLDClassifier(TextClassifier):
     """logits = temperature * cos(region embedding, text embedding of a category or background).
 
-    The background vector is learned; the temperature is fixed and there is no bias (ViLD, section
-    3.3: ViLD-text). It also knows which categories are novel: they have no part in training.
+    The background vector is learned, the temperature is fixed, and there is no bias (ViLD-text, in
+    ViLD's section 3.3). It also knows which categories are novel: they take no part in training.
     """
+
+    is_novel: Tensor
 
     def __init__(
         self,
@@ -32,44 +34,38 @@ class ViLDClassifier(TextClassifier):
             text_embeddings: the training vocabulary, novel categories included, or its file.
             embed_dim: D.
             novel_classes: contiguous ids of the novel categories.
-            temperature: factor of the cosines; the paper's tau is its inverse.
+            temperature: factor of the cosines, the inverse of tau in ViLD.
 
         Raises:
             FileNotFoundError, ValueError: the file is missing, damaged or of another D, or
-                ``novel_classes`` are no ids of the vocabulary or leave no base category.
+                ``novel_classes`` are not ids of the vocabulary or leave no base category.
         """
         super().__init__(text_embeddings, embed_dim=embed_dim)
         del self.log_scale, self.bias  # learned by GridCLIP, constants here
         self.register_buffer("log_scale", torch.tensor(math.log(temperature)), persistent=False)
         self.register_buffer("bias", torch.tensor(0.0), persistent=False)
         self.background = nn.Parameter(0.01 * torch.randn(embed_dim))
-        self.is_novel = self._novel_mask(self.names, novel_classes)
+        for i in novel_classes:
+            if not 0 <= i < self.num_classes:
+                raise ValueError(
+                    f"novel_classes has {i}, but the vocabulary has {self.num_classes} categories: "
+                    "give contiguous ids of this vocabulary."
+                )
+            self.is_novel[i] = True
         if self.is_novel.all():
             raise ValueError("All categories are novel: there is nothing to train on.")
-        pairs = zip(self.names, self.is_novel.tolist(), strict=True)
-        self.base_names = frozenset(name for name, novel in pairs if not novel)
+        base = (~self.is_novel).nonzero().squeeze(1).tolist()
+        self.base_names = {self.names[i] for i in base}
 
-    def set_vocabulary(
-        self,
-        text_embeddings: TextEmbeddings | str | os.PathLike,
-        novel_classes: Iterable[int] | None = None,
-    ) -> None:
+    def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
         """Replace names, embeddings and what is novel together; on an error nothing has changed.
 
-        Args:
-            text_embeddings: as in the constructor.
-            novel_classes: contiguous ids; None: all but the base categories of the training
-                vocabulary, by name.
+        Novel are all names but those of the training vocabulary's base categories.
         """
-        if not isinstance(text_embeddings, TextEmbeddings):
-            text_embeddings = TextEmbeddings.load(text_embeddings)
-        names = text_embeddings.names
-        if novel_classes is None:
-            known = getattr(self, "base_names", names)  # not there yet in the constructor
-            novel_classes = [i for i, name in enumerate(names) if name not in known]
-        is_novel = self._novel_mask(names, novel_classes)
         super().set_vocabulary(text_embeddings)
-        self.register_buffer("is_novel", is_novel, persistent=False)
+        base = getattr(self, "base_names", self.names)  # the constructor sets them later
+        is_novel = torch.tensor([name not in base for name in self.names], dtype=torch.bool)
+        self.register_buffer("is_novel", is_novel.to(self.text_embeddings.device), persistent=False)
 
     def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
         """
@@ -87,7 +83,7 @@ class ViLDClassifier(TextClassifier):
     def training_logits(self, embeddings: Tensor) -> Tensor:
         """The logits of a loss: those of novel categories are minus infinity, as in DetPro.
 
-        The official code multiplies them by zero, which leaves them in the softmax. Novel text
+        The official code multiplies them by zero, which leaves them in the softmax. Here novel text
         embeddings are not read: nothing in them, not even a NaN, can reach the loss.
 
         Args:
@@ -102,21 +98,9 @@ class ViLDClassifier(TextClassifier):
         masked = logits.new_full((len(logits), self.num_classes + 1), -math.inf)
         return masked.index_copy(1, columns, logits)
 
-    def _weight(self, classes):
+    def _weight(self, classes: Tensor | None) -> Tensor:
         background = F.normalize(self.background, dim=0)
         return torch.cat([super()._weight(classes), background[None]])
-
-    def _novel_mask(self, names: tuple[str, ...], novel_classes: Iterable[int]) -> Tensor:
-        """(C,) bool."""
-        mask = torch.zeros(len(names), dtype=torch.bool, device=self.text_embeddings.device)
-        for i in novel_classes:
-            if not 0 <= i < len(names):
-                raise ValueError(
-                    f"novel_classes has {i}, but the vocabulary has {len(names)} categories: give "
-                    "contiguous ids of this vocabulary."
-                )
-            mask[i] = True
-        return mask
 
 
 def ensemble_scores(
@@ -124,14 +108,14 @@ def ensemble_scores(
 ) -> Tensor:
     """Weighted geometric means of the two heads' probabilities (ViLD, section 3.4, lambda 2/3).
 
-    p_text^weight * p_image^(1 - weight) for a base category, the weights swapped for a novel one.
-    The image head has never seen background, so its softmax is over the categories alone, as in the
-    official code; the score of the background is the text head's.
+    p_text^weight * p_image^(1 - weight) for a base category; for a novel one the weights are
+    swapped. The image head has never seen background, so its softmax is over the categories alone,
+    as in the official code. The score of the background is the text head's.
 
     Args:
         text_logits, image_logits: (R, C + 1), the last of the background.
         is_novel: (C,) bool.
-        weight: lambda, of the head that knows a category best.
+        weight: lambda, the weight of the head that knows a category best.
 
     Returns:
         (R, C + 1) in 0 to 1; rows do not sum to 1.

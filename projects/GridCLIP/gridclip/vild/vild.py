@@ -1,16 +1,17 @@
 """The ViLD meta-architecture."""
 
 import os
-from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
-from gridclip.text import TextEmbeddings, as_text_embeddings
+from gridclip.text import TextEmbeddings
 
-from .roi_heads import Regions, ViLDROIHeads
+from .roi_heads import ViLDROIHeads
 from .scores import ViLDClassifier
 
 
@@ -19,16 +20,18 @@ class ViLD(GeneralizedRCNN):
     """Faster R-CNN that knows categories by their text embeddings (arXiv 2104.13921).
 
     The backbone, the region proposals and box regression are detectron2's. Proposals are classified
-    by cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled to
-    those of CLIP's image encoder (ViLD-image). There is no mask branch.
+    by their cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled
+    to those of CLIP's image encoder (ViLD-image). There is no mask branch.
     """
 
-    def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs):
+    roi_heads: ViLDROIHeads
+
+    def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs: Any):
         """
         Args:
             roi_heads: with or without an image head, ViLD-ensemble or ViLD.
             classifier: holds the vocabulary; becomes a part of ``roi_heads``.
-            kwargs: of GeneralizedRCNN, but for ``input_format``: images are RGB.
+            kwargs: of GeneralizedRCNN, except ``input_format``: images are RGB.
 
         Raises:
             ValueError: the projection of ``roi_heads`` has another width than the classifier.
@@ -54,30 +57,21 @@ class ViLD(GeneralizedRCNN):
     def max_detections_per_image(self) -> int:
         return self.roi_heads.box_predictor.test_topk_per_image
 
-    def set_vocabulary(
-        self,
-        vocabulary: TextEmbeddings | str | os.PathLike | Sequence[str],
-        clip_model: str | os.PathLike | None = None,
-        *,
-        novel_classes: Iterable[int] | None = None,
-    ) -> None:
+    def set_vocabulary(self, vocabulary: TextEmbeddings | str | os.PathLike) -> None:
         """Detect other categories from now on. Embeddings, count, names and what is novel change
-        together.
+        together; novel are all names that were not base categories in training.
 
         Args:
-            vocabulary: text embeddings, a file of them, or category names.
-            clip_model: needed for names only: the CLIP checkpoint whose text encoder embeds
-                them, the one of the training vocabulary.
-            novel_classes: contiguous ids, for the weights of the ensemble; None: all categories
-                whose names were not base categories in training.
+            vocabulary: text embeddings, or their file, of the CLIP model of the training
+                vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
 
         Raises:
             ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
         """
-        self.classifier.set_vocabulary(as_text_embeddings(vocabulary, clip_model), novel_classes)
+        self.classifier.set_vocabulary(vocabulary)
         self.roi_heads.set_classifier(self.classifier)
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
             batched_inputs: as GeneralizedRCNN takes them. In training with distillation also
@@ -85,7 +79,7 @@ class ViLD(GeneralizedRCNN):
                 "region_embeddings", (M, D) float32, unit norm, CLIP's of these regions.
 
         Returns:
-            In training, dict[str, Tensor] of losses; else a list of {"instances": Instances}.
+            In training the losses, else {"instances": Instances} for each image.
 
         Raises:
             ValueError: regions are missing or not as above, or a novel category is annotated.
@@ -110,14 +104,22 @@ class ViLD(GeneralizedRCNN):
                 "training data: train on a data set of base categories."
             )
 
-    def _regions(self, batched_inputs: list[dict]) -> list[Regions]:
+    def _regions(self, batched_inputs: list[dict]) -> list[Instances]:
         if missing := {"region_boxes", "region_embeddings"} - batched_inputs[0].keys():
             raise ValueError(
                 f"Distillation is on, but the inputs carry no {', '.join(sorted(missing))}: give "
                 "the mapper the region-embedding store, or switch the term off with "
                 "model.roi_heads.distillation_weight=0 (ViLD-text)."
             )
-        regions = [Regions(x["region_boxes"], x["region_embeddings"]) for x in batched_inputs]
-        for region in regions:
-            region.check(self.classifier.embed_dim)
-        return [region.to(self.device) for region in regions]
+        regions = []
+        for x in batched_inputs:
+            boxes, embeddings = x["region_boxes"], x["region_embeddings"]
+            widths = {"region_boxes": 4, "region_embeddings": self.classifier.embed_dim}
+            for name, width in widths.items():
+                kind, expected = f"{tuple(x[name].shape)} {x[name].dtype}", (len(boxes), width)
+                if kind != f"{expected} {torch.float32}":
+                    raise ValueError(f"{name} must be {expected} float32, not {kind}.")
+            found = Instances(x["image"].shape[-2:], proposal_boxes=Boxes(boxes))
+            found.set("embeddings", embeddings)
+            regions.append(found.to(self.device))
+        return regions
