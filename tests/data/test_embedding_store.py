@@ -20,12 +20,12 @@ MANIFEST = EmbeddingManifest(
     preprocessing="squashed to 64 x 64",
     regions="halves",
     regions_sha256="ef" * 32,
-    counts=(3, 3, 3, 3),
+    max_regions=3,
     mirror=True,
     dim=5,
 )
 WINDOWS = np.float32([(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)])
-SHAPE = (4, 6, 5)  # images, windows of the picture and of its mirror image, D
+SHAPE = (4, 3, 2, 5)  # images, windows, the picture and its mirror image, D
 
 
 def write(store, rows, embeddings):
@@ -62,27 +62,28 @@ def test_lookup_returns_what_was_written(complete, embeddings):
         for mirrored in (False, True):
             boxes, found = store.lookup(image_id, mirrored)
             assert found.dtype == np.float32 and type(found) is np.ndarray
-            assert np.array_equal(found, embeddings[row, 3 * mirrored : 3 * mirrored + 3])
+            assert np.array_equal(found, embeddings[row, :, int(mirrored)])
             assert boxes.dtype == np.float32 and np.array_equal(boxes, WINDOWS)
     store.lookup(7)[1][:] = 0  # a copy: the file stays as it is
-    assert np.array_equal(store.lookup(7)[1], embeddings[0, :3])
+    assert np.array_equal(store.lookup(7)[1], embeddings[0, :, 0])
 
 
 def test_files_are_plain_npy_and_json(complete, embeddings):
-    files = ["boxes.npy", "done.npy", "embeddings.npy", "manifest.json"]
+    files = ["boxes.npy", "counts.npy", "done.npy", "embeddings.npy", "manifest.json"]
     assert sorted(contents(complete)) == files
     found = np.load(complete / "embeddings.npy", allow_pickle=False)
-    assert np.array_equal(found, embeddings.reshape(24, 5))
-    assert np.array_equal(np.load(complete / "boxes.npy", allow_pickle=False), [*WINDOWS] * 4)
+    assert found.dtype == np.float16 and np.array_equal(found, embeddings)
+    assert np.array_equal(np.load(complete / "boxes.npy", allow_pickle=False), [WINDOWS] * 4)
+    assert np.load(complete / "counts.npy", allow_pickle=False).tolist() == [3, 3, 3, 3]
     assert np.load(complete / "done.npy", allow_pickle=False).tolist() == [1, 1, 1, 1]
     manifest = json.loads((complete / "manifest.json").read_text())
     assert manifest["image_ids"] == [7, 3, "a/b", 12]
-    assert manifest["version"] == 2 and manifest["dtype"] == "float16"
+    assert manifest["version"] == 2
     assert EmbeddingStore.open(complete).manifest == MANIFEST
 
 
 def test_embeddings_are_mapped_not_loaded(complete):
-    assert isinstance(EmbeddingStore.open(complete)._embeddings, np.memmap)
+    assert isinstance(EmbeddingStore.open(complete)._values, np.memmap)
 
 
 def test_resume_goes_on_where_it_stopped(tmp_path, complete, embeddings):
@@ -138,7 +139,7 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
         write(store, [2], embeddings[[2]] + 1)
 
     assert run_forked(write_and_die) == -signal.SIGKILL
-    assert np.load(path / "embeddings.npy")[12:18].any()  # embeddings first, done bytes after them
+    assert np.load(path / "embeddings.npy")[2].any()  # embeddings first, done bytes after them
     store = EmbeddingStore.create(path, MANIFEST)
     assert store.pending().tolist() == [2, 3]
     with pytest.raises(StoreError, match="no embeddings of image id 'a/b' yet"):
@@ -152,12 +153,12 @@ def test_kill_between_embeddings_and_done_bytes_loses_nothing(tmp_path, complete
     [
         (dict(dataset="other"), r"dataset \('other' and 'toy_train'\)"),
         (dict(image_ids=(3, 7, "a/b", 12)), r"image_ids \(4 and 4\)"),
-        (dict(image_ids=(7, 3), counts=(3, 3)), r"image_ids \(2 and 4\)"),
+        (dict(image_ids=(7, 3)), r"image_ids \(2 and 4\)"),
         (dict(teacher="RN101", teacher_sha256="cd"), r"teacher \(.*\), teacher_sha256 \("),
         (dict(preprocessing="cropped"), "preprocessing"),
         (
-            dict(regions="w", regions_sha256="0", counts=(1, 1, 1, 1)),
-            r"regions \('w' and 'halves'\), regions_sha256 \(.*\), counts \(4 and 4\)",
+            dict(regions="w", regions_sha256="0", max_regions=1),
+            r"regions \('w' and 'halves'\), regions_sha256 \(.*\), max_regions \(1 and 3\)",
         ),
         (dict(mirror=False), r"mirror \(False and True\)"),
         (dict(dim=6), r"dim \(6 and 5\)"),
@@ -217,7 +218,7 @@ def truncate(path, file, size):
 
 
 @pytest.mark.parametrize("writable", [False, True])
-@pytest.mark.parametrize("file", ["embeddings.npy", "boxes.npy", "done.npy"])
+@pytest.mark.parametrize("file", ["embeddings.npy", "boxes.npy", "counts.npy", "done.npy"])
 def test_damaged_arrays_are_refused(complete, file, writable):
     truncate(complete, file, 1)
     with pytest.raises(StoreError, match=f"(?s){complete}.*{file}.*delete.*--output"):
@@ -243,9 +244,8 @@ def test_damaged_arrays_are_refused(complete, file, writable):
         (lambda m: m.update(image_ids=[7, 7]), "twice"),
         (lambda m: m.update(image_ids=[7, 1.5]), "1.5 is neither"),
         (lambda m: m.update(image_ids=[]), "no images"),
-        (lambda m: m.update(counts=["a"] * 4), "natural"),
+        (lambda m: m.update(max_regions="a"), "'a' is not a possible number of regions"),
         (lambda m: m.update(version=1), "format version 1, where 2 is needed"),
-        (lambda m: m.update(dtype="float64"), "float64"),
     ],
 )
 def test_odd_manifests_are_refused(complete, change, message):
@@ -268,7 +268,7 @@ def test_lookup_names_what_is_not_there(complete, tmp_path):
     with pytest.raises(StoreError, match="holds no image id '7'"):
         store.lookup("7")
     plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
-    write(plain, range(4), np.ones((4, 3, 5)))
+    write(plain, range(4), np.ones((4, 3, 1, 5)))
     with pytest.raises(StoreError, match="no mirrored images") as info:
         plain.lookup(7, mirrored=True)
     assert "--no-mirror" not in str(info.value)
@@ -276,7 +276,7 @@ def test_lookup_names_what_is_not_there(complete, tmp_path):
 
 def test_values_that_are_not_finite_are_not_handed_out(complete):
     array = np.load(complete / "embeddings.npy")
-    array[10, 2] = np.nan  # the second window of the second picture's mirror image
+    array[1, 1, 1, 2] = np.nan  # the second window of the second picture's mirror image
     np.save(complete / "embeddings.npy", array)
     store = EmbeddingStore.open(complete)
     assert np.isfinite(store.lookup(3)[1]).all()
@@ -288,7 +288,7 @@ def test_values_that_are_not_finite_are_not_handed_out(complete):
 def test_write_refuses_values_that_are_not_finite(tmp_path, embeddings, bad):
     store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
     values = embeddings[:1].astype(np.float32)
-    values[0, 0, 0] = bad
+    values[0, 0, 0, 0] = bad
     with pytest.raises(ValueError, match="not finite in float16"):
         write(store, [0], values)
     assert len(store.pending()) == 4
@@ -296,16 +296,18 @@ def test_write_refuses_values_that_are_not_finite(tmp_path, embeddings, bad):
 
 def test_write_refuses_other_shapes(tmp_path, complete, embeddings):
     store = EmbeddingStore.create(tmp_path / "other", MANIFEST)
-    for values in (embeddings[:1, :3], embeddings[:1, :, :4], embeddings[:1].reshape(1, 5, 6)):
-        with pytest.raises(ValueError, match=r"Expected embeddings of shape \(6, 5\)"):
-            write(store, [0], values)
-    with pytest.raises(ValueError, match="Expected 3 finite boxes"):
+    for values in (embeddings[:1, :2], embeddings[..., :4], embeddings[:1].reshape(1, 3, 5, 2)):
+        with pytest.raises(ValueError, match=r"embeddings \('k', 2, 5\) with k <= 3, got \(3, 4\)"):
+            write(store, [0], values[:1])
+    with pytest.raises(ValueError, match=r"Expected boxes \('k', 4\) .* got \(2, 4\)"):
         store.write([0], [WINDOWS[:2]], embeddings[:1])
+    with pytest.raises(ValueError, match=r"k <= 3, got \(6, 4\)"):
+        store.write([0], [[*WINDOWS] * 2], [[*embeddings[0]] * 2])
     for rows, values in (([0, 1], embeddings[:1]), ([0], embeddings[:2])):
         with pytest.raises(ValueError, match=r"zip\(\) argument"):
             write(store, rows, values)
-    with pytest.raises(ValueError, match="Expected embeddings"):  # nothing of a bad call is kept
-        write(store, [0, 1], [embeddings[0], embeddings[1, :3]])
+    with pytest.raises(ValueError, match="Expected boxes"):  # nothing of a bad call is kept
+        write(store, [0, 1], [embeddings[0], embeddings[1, :2]])
     assert len(store.pending()) == 4
     write(store, [], embeddings[:0])
     assert len(store.pending()) == 4
@@ -321,19 +323,19 @@ def test_open_accepts_what_fits_and_names_what_does_not(complete, tmp_path):
     with pytest.raises(StoreError, match="scripts/precompute.py regions --proposals PROPOSALS"):
         EmbeddingStore.open(complete, regions="proposals")
     plain = EmbeddingStore.create(tmp_path / "plain", replace(MANIFEST, mirror=False))
-    write(plain, range(4), np.ones((4, 3, 5)))
+    write(plain, range(4), np.ones((4, 3, 1, 5)))
     EmbeddingStore.open(plain.path, regions="halves")
     with pytest.raises(StoreError, match="'halves', not 'whole'; it holds no mirrored images"):
         EmbeddingStore.open(plain.path, regions="whole", mirror=True)
 
 
 def test_pickle_takes_the_path_along_and_not_the_data(tmp_path):
-    manifest = replace(MANIFEST, image_ids=tuple(range(2000)), counts=(3,) * 2000)
+    manifest = replace(MANIFEST, image_ids=tuple(range(2000)))
     store = EmbeddingStore.create(tmp_path / "store", manifest)
-    write(store, [5], np.ones((1, 6, 5)))
+    write(store, [5], np.ones((1, 3, 2, 5)))
     data = pickle.dumps(store)
     assert len(data) < 500
     copy = pickle.loads(data)
     assert copy.writable and np.array_equal(copy.lookup(5)[1], store.lookup(5)[1])
-    write(store, [6], np.ones((1, 6, 5)))
+    write(store, [6], np.ones((1, 3, 2, 5)))
     assert 6 not in copy.pending()  # the same files

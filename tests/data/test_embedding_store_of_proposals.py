@@ -23,7 +23,7 @@ def make_proposals(path, shift=0.0):
     store, rng = ProposalStore.create(path, manifest), np.random.default_rng(0)
     for row, count in enumerate(COUNTS):
         boxes = rng.uniform(0, 50, (count, 4)).astype(np.float32) + np.float32([0, 0, 60, 60])
-        store.write(row, boxes + shift, np.linspace(1, 0.5, count))
+        store.write([row], [boxes + shift], [np.linspace(1, 0.5, count)])
     return ProposalStore.open(path)
 
 
@@ -43,7 +43,7 @@ def manifest(proposals):
         dim=DIM,
         regions="proposals",
         regions_sha256=proposals.digest(),
-        counts=COUNTS,
+        max_regions=5,
         mirror=False,
     )
 
@@ -51,7 +51,7 @@ def manifest(proposals):
 @pytest.fixture
 def embeddings():
     rng = np.random.default_rng(1)
-    return [rng.normal(size=(count, DIM)).astype(np.float16) for count in COUNTS]
+    return [rng.normal(size=(count, 1, DIM)).astype(np.float16) for count in COUNTS]
 
 
 def fill(store, proposals, embeddings, rows=range(3)):
@@ -76,7 +76,7 @@ def test_lookup_returns_what_was_written(complete, proposals, embeddings):
         assert boxes.dtype == found.dtype == np.float32
         assert boxes.shape == (COUNTS[row], 4) and found.shape == (COUNTS[row], DIM)
         assert np.array_equal(boxes, proposals.lookup(image_id)[0])
-        assert np.array_equal(found, embeddings[row])
+        assert np.array_equal(found, embeddings[row][:, 0])
     boxes, found = store.lookup(3)
     boxes[:], found[:] = 0, 0  # copies: the files stay as they are
     assert store.lookup(3)[0].any() and store.lookup(3)[1].any()
@@ -85,20 +85,23 @@ def test_lookup_returns_what_was_written(complete, proposals, embeddings):
 def test_files_are_plain_npy_and_json(complete, manifest, embeddings):
     assert sorted(contents(complete)) == [
         "boxes.npy",
+        "counts.npy",
         "done.npy",
         "embeddings.npy",
         "manifest.json",
     ]
     found = np.load(complete / "embeddings.npy", allow_pickle=False)
-    assert found.dtype == np.float16 and np.array_equal(found, np.concatenate(embeddings))
+    assert found.dtype == np.float16 and found.shape == (3, 5, 1, DIM)
+    for row, count in enumerate(COUNTS):
+        assert np.array_equal(found[row, :count], embeddings[row]) and not found[row, count:].any()
+    assert np.load(complete / "counts.npy", allow_pickle=False).tolist() == list(COUNTS)
     assert EmbeddingStore.open(complete).manifest == manifest
 
 
 def test_a_dataset_without_any_region(tmp_path, manifest):
-    none = replace(manifest, counts=(0, 0, 0))
-    store = EmbeddingStore.create(tmp_path / "none", none)
+    store = EmbeddingStore.create(tmp_path / "none", manifest)
     for row in range(3):
-        store.write([row], [np.empty((0, 4))], [np.empty((0, DIM))])
+        store.write([row], [np.empty((0, 4))], [np.empty((0, 1, DIM))])
     boxes, embeddings = EmbeddingStore.open(tmp_path / "none").lookup("b")
     assert boxes.shape == (0, 4) and embeddings.shape == (0, DIM)
 
@@ -123,8 +126,8 @@ def test_windows_are_not_taken_for_proposals(complete, tmp_path):
 
 
 def test_create_refuses_a_store_of_other_proposals(complete, manifest):
-    with pytest.raises(StoreError, match=r"regions_sha256 \(.*counts \(3 and 3\).*Delete"):
-        EmbeddingStore.create(complete, replace(manifest, regions_sha256="0", counts=(1, 1, 3)))
+    with pytest.raises(StoreError, match=r"regions_sha256 \(.*max_regions \(4 and 5\).*Delete"):
+        EmbeddingStore.create(complete, replace(manifest, regions_sha256="0", max_regions=4))
 
 
 def test_kill_before_the_done_byte_loses_nothing(
@@ -159,11 +162,12 @@ def test_kill_before_the_done_byte_loses_nothing(
 @pytest.mark.parametrize(
     "boxes, embeddings, message",
     [
-        (np.ones((1, 4)), np.ones((2, DIM)), "Expected 2 finite boxes"),
-        (np.full((2, 4), np.nan), np.ones((2, DIM)), "Expected 2 finite boxes"),
-        (np.ones((2, 4)), np.ones((3, DIM)), r"shape \(2, 4\), got \(3, 4\)"),
-        (np.ones((2, 4)), np.ones((2, 3)), r"shape \(2, 4\), got \(2, 3\)"),
-        (np.ones((2, 4)), np.full((2, DIM), 1e6), "not finite in float16"),
+        (np.ones((1, 4)), np.ones((2, 1, DIM)), r"got \(1, 4\) and \(2, 1, 4\)"),
+        (np.full((2, 4), np.nan), np.ones((2, 1, DIM)), "boxes or embeddings are not finite"),
+        (np.ones((2, 4)), np.ones((3, 1, DIM)), r"embeddings \('k', 1, 4\) .* and \(3, 1, 4\)"),
+        (np.ones((2, 4)), np.ones((2, 1, 3)), r"embeddings \('k', 1, 4\) .* and \(2, 1, 3\)"),
+        (np.ones((6, 4)), np.ones((6, 1, DIM)), r"k <= 5, got \(6, 4\)"),
+        (np.ones((2, 4)), np.full((2, 1, DIM), 1e6), "not finite in float16"),
     ],
 )
 def test_write_refuses_what_does_not_fit(tmp_path, manifest, boxes, embeddings, message):
@@ -176,7 +180,7 @@ def test_write_refuses_what_does_not_fit(tmp_path, manifest, boxes, embeddings, 
 @pytest.mark.parametrize("file", ["embeddings", "boxes"])
 def test_damage_is_named(complete, file):
     array = np.load(complete / f"{file}.npy")
-    array[3] = np.inf
+    array[2, 1] = np.inf
     np.save(complete / f"{file}.npy", array)
     store = EmbeddingStore.open(complete)
     store.lookup(7)
@@ -187,19 +191,28 @@ def test_damage_is_named(complete, file):
         EmbeddingStore.open(complete)
 
 
+@pytest.mark.parametrize("count", [6, -1])
+def test_odd_counts_are_refused(complete, count):
+    np.save(complete / "counts.npy", np.array([2, 0, count]))
+    store = EmbeddingStore.open(complete)
+    store.lookup(7)
+    with pytest.raises(StoreError, match=f"damaged: it counts {count} regions of image id 3; del"):
+        store.lookup(3)
+
+
 @pytest.mark.parametrize(
-    "counts, message",
+    "most, message",
     [
-        ([2, 3], "2 counts for 3 images"),
-        ([2, -1, 3], "natural"),
-        ([2, 1.5, 3], "natural"),
-        (None, "TypeError"),
-        ([2, 0, 4], "embeddings.npy is float16"),
+        (0, "0 is not a possible number of regions"),
+        (-1, "-1 is not"),
+        (1.5, "1.5 is not"),
+        (None, "None is not"),
+        (4, r"boxes.npy is float32 \(3, 5, 4\), its manifest asks for float32 \(3, 4, 4\)"),
     ],
 )
-def test_odd_counts_are_refused(complete, counts, message):
+def test_odd_numbers_of_regions_are_refused(complete, most, message):
     manifest = json.loads((complete / "manifest.json").read_text())
-    (complete / "manifest.json").write_text(json.dumps(manifest | dict(counts=counts)))
+    (complete / "manifest.json").write_text(json.dumps(manifest | dict(max_regions=most)))
     with pytest.raises(StoreError, match=message):
         EmbeddingStore.open(complete)
 

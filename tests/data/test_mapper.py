@@ -23,7 +23,7 @@ MANIFEST = EmbeddingManifest(
     preprocessing="none",
     regions="halves",
     regions_sha256="ef" * 32,
-    counts=(2, 2),
+    max_regions=2,
     mirror=True,
     dim=3,
 )
@@ -33,7 +33,7 @@ PLAIN, MIRRORED = [[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]  # of image 4
 
 @pytest.fixture
 def store(tmp_path):
-    values = np.arange(12).reshape(1, 4, 3)
+    values = np.array([PLAIN, MIRRORED]).swapaxes(0, 1)[None]
     store = EmbeddingStore.create(tmp_path / "store", MANIFEST)
     store.write([0, 1], [WINDOWS] * 2, [*values, *(values + 100)])
     return str(tmp_path / "store")
@@ -43,7 +43,7 @@ def store(tmp_path):
 def plain_store(tmp_path):
     manifest = replace(MANIFEST, mirror=False)
     store = EmbeddingStore.create(tmp_path / "plain", manifest)
-    store.write([0, 1], [WINDOWS] * 2, np.zeros((2, 2, 3)))
+    store.write([0, 1], [WINDOWS] * 2, np.zeros((2, 2, 1, 3)))
     return str(tmp_path / "plain")
 
 
@@ -256,9 +256,9 @@ def test_works_from_lazy_and_yacs_configs(store, record):
 
 
 def test_pickled_mapper_carries_no_embeddings(store, record, tmp_path):
-    manifest = replace(MANIFEST, image_ids=tuple(range(5000)), counts=(2,) * 5000)
+    manifest = replace(MANIFEST, image_ids=tuple(range(5000)))
     large = EmbeddingStore.create(tmp_path / "large", manifest)
-    large.write(range(5000), [WINDOWS] * 5000, np.ones((5000, 4, 3)))
+    large.write(range(5000), [WINDOWS] * 5000, np.ones((5000, 2, 2, 3)))
     data = pickle.dumps(mapper(str(large.path), T.RandomFlip(prob=1.0)))
     assert len(data) < 5000
     assert pickle.loads(data)(record)["image_embeddings"].tolist() == [[1, 1, 1], [1, 1, 1]]

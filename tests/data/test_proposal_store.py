@@ -34,7 +34,7 @@ def proposals():
 def complete(tmp_path, proposals):
     store = ProposalStore.create(tmp_path / "store", MANIFEST)
     for row, (boxes, scores) in enumerate(proposals):
-        store.write(row, boxes, scores)
+        store.write([row], [boxes], [scores])
     return store.path
 
 
@@ -77,17 +77,17 @@ def test_digest_tells_other_proposals(complete, proposals, tmp_path, change):
         proposals[2] = last
     store = ProposalStore.create(tmp_path / "other", manifest)
     for row, (boxes, scores) in enumerate(proposals):
-        store.write(row, boxes, scores)
+        store.write([row], [boxes], [scores])
     assert store.digest() != ProposalStore.open(complete).digest()
 
 
 def test_digest_is_the_same_after_a_resume(complete, proposals, tmp_path):
     path = tmp_path / "resumed"
-    ProposalStore.create(path, MANIFEST).write(2, *proposals[2])
+    ProposalStore.create(path, MANIFEST).write([2], *([array] for array in proposals[2]))
     store = ProposalStore.create(path, MANIFEST)
     assert store.pending().tolist() == [0, 1] and store.pending(1, 2).tolist() == [1]
     for row in store.pending():
-        store.write(row, *proposals[row])
+        store.write([row], *([array] for array in proposals[row]))
     assert ProposalStore.open(path).digest() == ProposalStore.open(complete).digest()
 
 
@@ -97,10 +97,10 @@ def test_incomplete_and_missing_stores_name_image_and_command(tmp_path, proposal
     with pytest.raises(StoreError, match=f"(?s)no proposal store.*{command}"):
         ProposalStore.open(path)
     store = ProposalStore.create(path, MANIFEST)
-    store.write(0, *proposals[0])
+    store.write([0], *([array] for array in proposals[0]))
     with pytest.raises(StoreError, match=f"(?s)1 of 3 rows.*image id 'a/b'.*{command}"):
         ProposalStore.open(path)
-    with pytest.raises(StoreError, match="no proposals of image id 'a/b' yet"):
+    with pytest.raises(StoreError, match="no scores of image id 'a/b' yet"):
         store.lookup("a/b")
     with pytest.raises(StoreError, match="holds no image id '7'"):
         store.lookup("7")
@@ -147,18 +147,18 @@ BOX = [0.0, 0.0, 2.0, 2.0]
 def test_write_refuses_what_is_no_proposal(tmp_path, boxes, scores, message):
     store = ProposalStore.create(tmp_path / "store", MANIFEST)
     with pytest.raises(ValueError, match=message):
-        store.write(0, boxes, scores)
+        store.write([0], [boxes], [scores])
     assert len(store.pending()) == 3
 
 
 def test_store_opened_for_reading_is_not_written(complete):
     with pytest.raises(ValueError, match="read-only"):
-        ProposalStore.open(complete).write(0, [BOX], [1.0])
+        ProposalStore.open(complete).write([0], [[BOX]], [[1.0]])
 
 
 @pytest.mark.parametrize(
     ("file", "value", "message"),
-    [("counts", 5, "counts 5 proposals of image id 7"), ("boxes", np.nan, "not finite")],
+    [("counts", 5, "counts 5 regions of image id 7"), ("boxes", np.nan, "not finite")],
 )
 def test_damaged_proposals_are_not_handed_out(complete, file, value, message):
     array = np.load(complete / f"{file}.npy")
@@ -172,5 +172,5 @@ def test_damaged_proposals_are_not_handed_out(complete, file, value, message):
 
 @pytest.mark.parametrize("most", [0, -1, 2.0, None])
 def test_bad_manifests(most):
-    with pytest.raises(StoreError, match="max_proposals"):
+    with pytest.raises(StoreError, match=f"{most} is not a possible number of regions"):
         replace(MANIFEST, max_proposals=most)

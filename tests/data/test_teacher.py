@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as tv
+from detectron2.utils import comm
 from PIL import Image
 
 from drawings import random_image
@@ -107,8 +108,9 @@ def test_manifest_says_what_was_done(records, tmp_path, archive):
     assert "64 x 64" in manifest.preprocessing
     assert manifest.regions == "whole+tiles9" and not manifest.mirror
     assert torch.equal(torch.from_numpy(store.lookup(100)[0]), windows("whole+tiles9"))
-    assert manifest.counts == (10,) * 6 and manifest.dim == 48
-    assert manifest.arrays["embeddings"] == ((60, 48), np.float16)
+    assert store.counts.tolist() == [10] * 6 and manifest.max_regions == 10
+    assert manifest.dim == 48
+    assert manifest.arrays["embeddings"] == ((6, 10, 1, 48), np.float16)
 
 
 @pytest.mark.parametrize("window_set", ["whole", "tiles9"])
@@ -190,15 +192,17 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
 
 def test_nothing_is_read_again_when_all_is_done(records, tmp_path, archive, monkeypatch):
     precompute(records, tmp_path / "store", archive)
-    monkeypatch.setattr(teacher, "read_picture", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(teacher, "read_image", lambda *_: pytest.fail("read again"))
     report = precompute(records, tmp_path / "store", archive)
     assert report.done == 0 and report.failures == ()
 
 
-def test_two_ranks_equal_one(records, tmp_path, archive):
+def test_two_ranks_equal_one(records, tmp_path, archive, monkeypatch):
     precompute(records, tmp_path / "one", archive, batch_size=1)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     for rank in (1, 0):
-        report = precompute(records, tmp_path / "two", archive, batch_size=1, rank=rank, world=2)
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        report = precompute(records, tmp_path / "two", archive, batch_size=1)
         assert report.done == 3
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 

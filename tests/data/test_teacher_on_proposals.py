@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.utils import comm
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -166,7 +167,8 @@ def proposals(tmp_path, records):
     )
     store = ProposalStore.create(tmp_path / "proposals", manifest)
     for row, count in enumerate(COUNTS):
-        store.write(row, random_boxes(records[row], count, row), np.linspace(1, 0.5, count))
+        boxes = random_boxes(records[row], count, row)
+        store.write([row], [boxes], [np.linspace(1, 0.5, count)])
     return ProposalStore.open(store.path)
 
 
@@ -220,11 +222,13 @@ def test_batches_mix_images(proposals, records, tmp_path, archive, monkeypatch):
 
 def test_manifest_says_what_was_done(proposals, records, tmp_path, archive):
     precompute(proposals, records, tmp_path / "store", archive)
-    manifest = EmbeddingStore.open(tmp_path / "store").manifest
+    store = EmbeddingStore.open(tmp_path / "store")
+    manifest = store.manifest
     assert manifest.dataset == "toy_train" and manifest.image_ids == (10, 11, 12, 13)
     assert manifest.teacher == "tiny" and len(manifest.teacher_sha256) == 64
     assert "64 x 64" in manifest.preprocessing and "1.5" in manifest.preprocessing
-    assert manifest.counts == COUNTS and manifest.regions_sha256 == proposals.digest()
+    assert store.counts.tolist() == list(COUNTS) and manifest.max_regions == 5
+    assert manifest.regions_sha256 == proposals.digest()
 
 
 def test_resume_after_an_interruption_equals_an_uninterrupted_run(
@@ -252,16 +256,16 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
 
 def test_nothing_is_read_again_when_all_is_done(proposals, records, tmp_path, archive, monkeypatch):
     precompute(proposals, records, tmp_path / "store", archive)
-    monkeypatch.setattr(teacher, "read_picture", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(teacher, "read_image", lambda *_: pytest.fail("read again"))
     assert precompute(proposals, records, tmp_path / "store", archive).done == 0
 
 
-def test_two_ranks_equal_one(proposals, records, tmp_path, archive):
+def test_two_ranks_equal_one(proposals, records, tmp_path, archive, monkeypatch):
     precompute(proposals, records, tmp_path / "one", archive, batch_size=2)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     for rank in (1, 0):
-        report = precompute(
-            proposals, records, tmp_path / "two", archive, batch_size=2, rank=rank, world=2
-        )
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        report = precompute(proposals, records, tmp_path / "two", archive, batch_size=2)
         assert report.done == 2
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 

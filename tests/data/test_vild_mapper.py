@@ -29,11 +29,12 @@ def store(tmp_path):
         dim=3,
         regions="proposals",
         regions_sha256="cd" * 32,
-        counts=(3, 0),
+        max_regions=3,
         mirror=False,
     )
     store = EmbeddingStore.create(tmp_path / "store", manifest)
-    store.write([0, 1], [BOXES, np.empty((0, 4))], [EMBEDDINGS, np.empty((0, 3))])
+    embeddings = np.array(EMBEDDINGS)[:, None]
+    store.write([0, 1], [BOXES, np.empty((0, 4))], [embeddings, np.empty((0, 1, 3))])
     return str(tmp_path / "store")
 
 

@@ -23,7 +23,7 @@ def make_proposals(path, seed=0, counts=(2, 2, 2, 2, 2, 2, 2, 2)):
     store, rng = ProposalStore.create(path, manifest), np.random.default_rng(seed)
     for row, count in enumerate(counts):
         boxes = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1) * [40, 30]
-        store.write(row, boxes.reshape(count, 4), np.ones(count))
+        store.write([row], [boxes.reshape(count, 4)], [np.ones(count)])
     return path
 
 
@@ -142,7 +142,7 @@ def test_killed_and_resumed_equals_uninterrupted(root, archive, tmp_path, uninte
     resumed = run(root, archive, killed)
     assert resumed.returncode == 0, resumed.stderr
     assert f"this run: {8 - done} images" in resumed.stdout
-    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "done.npy"):
+    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "counts.npy", "done.npy"):
         assert (killed / file).read_bytes() == (uninterrupted / file).read_bytes()
 
 
@@ -152,5 +152,5 @@ def test_torchrun_with_two_ranks_equals_one(root, archive, tmp_path, uninterrupt
     result = run(root, archive, tmp_path / "two", launcher=launcher)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("8 of 8 images done") == 1
-    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "done.npy"):
+    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "counts.npy", "done.npy"):
         assert (tmp_path / "two" / file).read_bytes() == (uninterrupted / file).read_bytes()

@@ -1,8 +1,12 @@
-"""Stores: arrays on disk, entries by image, filled by several processes and resumed after a kill.
+"""Stores on disk: the boxes of every image's regions, and values beside them.
 
-A store is a folder with a ``manifest.json``, which says what is stored and how it was made, arrays
-as npy files, read and written as memory maps, and ``done.npy``, (images,) uint8, one where an
-image's entries are valid.
+A store is a folder with a ``manifest.json``, which says what is stored and how it was made, and
+arrays as npy files, read and written as memory maps, with a row for every image::
+
+    boxes.npy     (images, K, 4) float32 XYXY, K the most regions of an image
+    VALUES.npy    (images, K, ...), under the name that the manifest's class gives them
+    counts.npy    (images,) int64, how many of the K an image has
+    done.npy      (images,) uint8, one where an image's entries are valid
 """
 
 import errno
@@ -11,9 +15,11 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
@@ -28,15 +34,19 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store holds; subclasses add fields and say which arrays there are.
+    """What a store holds; a subclass adds fields, and says what the values are.
 
     Attributes:
         version: of the files' format.
+        values: name of the array of values.
+        values_dtype: its dtype.
         dataset: name of the dataset.
         image_ids: one for every row, in the order of the rows; unique ints or strings.
     """
 
     version: ClassVar[int] = 1
+    values: ClassVar[str]
+    values_dtype: ClassVar[type]
     dataset: str
     image_ids: tuple[int | str, ...]
 
@@ -48,11 +58,24 @@ class Manifest:
             raise StoreError(f"image id {odd!r} is neither an int nor a string")
         if len(set(self.image_ids)) < len(self.image_ids):
             raise StoreError("some image ids occur twice")
+        if type(self.values_shape[0]) is not int or self.values_shape[0] < 1:
+            raise StoreError(f"{self.values_shape[0]!r} is not a possible number of regions")
+
+    @property
+    def values_shape(self) -> tuple[int, ...]:
+        """(K, ...), the shape of an image's values."""
+        raise NotImplementedError
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Shape and dtype of each array by its name, which is the file's stem."""
-        return {"done": ((len(self.image_ids),), np.uint8)}
+        images = len(self.image_ids)
+        return {
+            "boxes": ((images, self.values_shape[0], 4), np.float32),
+            self.values: ((images, *self.values_shape), self.values_dtype),
+            "counts": ((images,), np.int64),
+            "done": ((images,), np.uint8),
+        }
 
     @property
     def image_ids_sha256(self) -> str:
@@ -70,7 +93,7 @@ class Manifest:
             digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
             if version != cls.version:
                 raise StoreError(f"format version {version}, where {cls.version} is needed")
-            manifest = cls(**cls._decode(entries))
+            manifest = cls(**entries | {"image_ids": tuple(entries["image_ids"])})
         except StoreError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -78,11 +101,6 @@ class Manifest:
         if digest != manifest.image_ids_sha256:
             raise StoreError("the image ids do not fit their digest")
         return manifest
-
-    @classmethod
-    def _decode(cls, entries: dict) -> dict:
-        """JSON's lists to the fields' tuples."""
-        return entries | {"image_ids": tuple(entries["image_ids"])}
 
     def differences(self, other: "Manifest") -> list[str]:
         """Names of the fields in which two manifests differ, with both values if short."""
@@ -106,9 +124,8 @@ class ArrayStore(Generic[M]):
     one machine may fill a store together, each its own rows. Pickling takes the path alone along:
     the copy maps the same files again.
 
-    A subclass names itself in ``kind`` and ``contents``, its manifest in ``manifest_type``, gives
-    :meth:`command` and :meth:`summary`, maps its arrays in its constructor, and writes and reads
-    them.
+    A subclass names itself in ``kind`` and its manifest in ``manifest_type``, and gives
+    :meth:`command`, :meth:`summary` and a public way to :meth:`_read`.
 
     Args:
         path: the folder.
@@ -119,14 +136,14 @@ class ArrayStore(Generic[M]):
     """
 
     kind: ClassVar[str]
-    contents: ClassVar[str]
     manifest_type: ClassVar[type[Manifest]]
 
     def __init__(self, path: str | os.PathLike, *, writable: bool = False):
         self.path, self.writable = Path(path), writable
         self.manifest = self._read_manifest()
         self._row_of = {image_id: row for row, image_id in enumerate(self.manifest.image_ids)}
-        self._done = self._map("done")
+        self._done, self._counts = self._map("done"), self._map("counts")
+        self._boxes, self._values = self._map("boxes"), self._map(self.manifest.values)
 
     def command(self, manifest: M | None) -> str:
         """The command that makes the store or resumes it; None: there is no store yet."""
@@ -137,7 +154,7 @@ class ArrayStore(Generic[M]):
         raise NotImplementedError
 
     @classmethod
-    def create(cls, path: str | os.PathLike, manifest: M, rank: int = 0, world: int = 1) -> Self:
+    def create(cls, path: str | os.PathLike, manifest: M) -> Self:
         """Start a store, or resume one of the same manifest, for writing.
 
         A new store appears at once with all its files, so processes may race to create it. Those of
@@ -147,7 +164,7 @@ class ArrayStore(Generic[M]):
             StoreError: there is a store with another manifest, or something else.
             OSError: the disk has no room for the store.
         """
-        if rank > 0:
+        if not comm.is_main_process():
             comm.synchronize()
         try:
             if not (Path(path) / _MANIFEST).is_file():
@@ -155,7 +172,7 @@ class ArrayStore(Generic[M]):
             store = cls(path, writable=True)
         finally:
             # Even if rank 0 fails: the others then fail with the same message instead of waiting.
-            if world > 1 and rank == 0:
+            if comm.is_main_process():
                 comm.synchronize()
         if differences := manifest.differences(store.manifest):
             raise StoreError(
@@ -190,29 +207,73 @@ class ArrayStore(Generic[M]):
         rows = np.arange(rank, len(self._done), world)
         return rows[self._done[rows] != 1]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """(images,) int64 numbers of regions, in the order of ``manifest.image_ids``."""
+        return np.array(self._counts)
+
+    def write(
+        self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
+    ) -> None:
+        """Write images and mark them done, in this order on the disk too.
+
+        Args:
+            rows: n indices into ``manifest.image_ids``.
+            boxes: of each, (k, 4) finite floats, k at most K.
+            values: of each, (k, ...) finite floats; see ``manifest.values_shape``.
+
+        Raises:
+            ValueError: something is not as described, or the store was opened for reading.
+        """
+        checked = [self._check(*image) for image in zip(boxes, values, strict=True)]
+        for row, (image_boxes, image_values) in zip(rows, checked, strict=True):
+            count = self._counts[row] = len(image_boxes)
+            self._boxes[row, :count], self._values[row, :count] = image_boxes, image_values
+        # A done byte must not reach the disk before what it vouches for.
+        for array in (self._boxes, self._values, self._counts):
+            array.flush()
+        self._done[np.asarray(rows, dtype=np.int64)] = 1
+        self._done.flush()
+
     def __reduce__(self):
         return partial(type(self), writable=self.writable), (self.path,)
 
-    def _mark_done(self, rows: np.ndarray | int) -> None:
-        # Flush the arrays first: a done byte must not reach the disk before what it vouches for.
-        self._done[rows] = 1
-        self._done.flush()
+    def _check(self, boxes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An image's arrays as they are stored; ValueError if something is wrong with them."""
+        boxes = np.asarray(boxes, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            values = np.asarray(values).astype(self._values.dtype)
+        name, (most, *rest) = self.manifest.values, self.manifest.values_shape
+        count = len(boxes)
+        if boxes.shape != (count, 4) or values.shape != (count, *rest) or count > most:
+            raise ValueError(
+                f"Expected boxes {('k', 4)} and {name} {('k', *rest)} with k <= {most}, "
+                f"got {boxes.shape} and {values.shape}."
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(values).all()):
+            raise ValueError(f"Some boxes or {name} are not finite in {values.dtype}.")
+        return boxes, values
 
-    def _row(self, image_id: int | str) -> int:
+    def _read(
+        self, image_id: int | str, index: int | EllipsisType = ...
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of an image's boxes (k, 4) and values, those of ``[:, index]``, checked."""
         row = self._row_of.get(image_id)
         if row is None:
             raise self._error(f"holds no image id {image_id!r}")
         if self._done[row] != 1:
-            raise self._error(f"has no {self.contents} of image id {image_id!r} yet")
-        return row
-
-    def _check_finite(self, image_id: int | str, **arrays: np.ndarray) -> None:
-        """Raise a StoreError if values that were read are damaged."""
-        for name, values in arrays.items():
-            if not np.isfinite(values).all():
-                raise self._error(
-                    f"is damaged: {name} of image id {image_id!r} are not finite; delete the folder"
-                )
+            raise self._error(f"has no {self.manifest.values} of image id {image_id!r} yet")
+        count = int(self._counts[row])
+        if not 0 <= count <= self.manifest.values_shape[0]:
+            problem = f"it counts {count} regions of image id {image_id!r}"
+            raise self._error(f"is damaged: {problem}; delete the folder")
+        boxes = np.array(self._boxes[row, :count])
+        values = np.array(self._values[row, :count, index])
+        for name, array in (("boxes", boxes), (self.manifest.values, values)):
+            if not np.isfinite(array).all():
+                problem = f"{name} of image id {image_id!r} are not finite"
+                raise self._error(f"is damaged: {problem}; delete the folder")
+        return boxes, values
 
     def _read_manifest(self) -> M:
         try:

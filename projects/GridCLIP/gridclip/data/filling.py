@@ -1,13 +1,15 @@
-"""What the passes that fill a store share: reading pictures, naming those that fail, progress."""
+"""Fills stores: reads pictures, names those that fail, shows progress."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import check_image_size, read_image
+import torch
 from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gridclip.data.array_store import ArrayStore
@@ -38,38 +40,85 @@ class FillReport:
 
 
 class Filling:
-    """Counts the pictures that one process stores; the main process shows a progress bar."""
+    """Reads this process's share of the pictures that a store lacks; counts what is written.
 
-    def __init__(self, records: Sequence[dict], total: int, description: str):
+    The main process shows a progress bar.
+    """
+
+    def __init__(
+        self,
+        store: ArrayStore,
+        records: Sequence[dict],
+        prepare: Callable[[dict], Any],
+        *,
+        num_workers: int,
+        device: str | torch.device,
+        description: str,
+    ):
         """
         Args:
+            store: created, for writing.
             records: in detectron2's format, of all rows of the store.
-            total: pictures that this process has to do.
+            prepare: reads the picture of a record without annotations, in worker processes. If it
+                fails, the picture stays undone.
+            num_workers: processes that read pictures.
+            device: where the pictures go.
             description: of the progress bar.
         """
-        self._records, self._done, self._start = records, 0, perf_counter()
-        self._failures: list[ImageFailure] = []
+        self.store, self._records, self._start = store, records, perf_counter()
+        self._done, self._failures = 0, list[ImageFailure]()
+        rows = store.pending(comm.get_rank(), comm.get_world_size()).tolist()
+        loader = DataLoader(
+            _Pictures([records[row] for row in rows], rows, prepare),
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=torch.device(device).type == "cuda",
+        )
         hidden = not comm.is_main_process()
-        self._bar = tqdm(total=total, unit="image", desc=description, disable=hidden)
+        self._bar = tqdm(loader, description, unit="image", disable=hidden)
 
-    def __enter__(self) -> "Filling":
-        return self
+    def pictures(self) -> Iterator[tuple[int, Any]]:
+        """The row of each picture that can be used, and what was prepared of it."""
+        for row, prepared, failure in self._bar:
+            if failure:
+                self.fail(row, failure)
+            else:
+                yield row, prepared
 
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def done(self, count: int = 1) -> None:
-        self._done += count
-        self._bar.update(count)
+    def write(
+        self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
+    ) -> None:
+        """As :meth:`ArrayStore.write`."""
+        self.store.write(rows, boxes, values)
+        self._done += len(rows)
 
     def fail(self, row: int, reason: str) -> None:
         record = self._records[row]
         self._failures.append(ImageFailure(record["image_id"], record["file_name"], reason))
         self._bar.set_postfix(failed=len(self._failures), refresh=False)
-        self._bar.update()
 
     def report(self) -> FillReport:
         return FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
+
+
+class _Pictures(Dataset):
+    """(row, what is prepared of the picture or None, reason of a failure or "")."""
+
+    def __init__(
+        self, records: Sequence[dict], rows: Sequence[int], prepare: Callable[[dict], Any]
+    ):
+        kept = ("file_name", "width", "height")  # the rest need not go to worker processes
+        self.records = [{k: record[k] for k in kept if k in record} for record in records]
+        self.rows, self.prepare = rows, prepare
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, str]:
+        try:
+            return self.rows[index], self.prepare(self.records[index]), ""
+        except Exception as error:  # every image format has its own exceptions for a damaged file
+            return self.rows[index], None, f"{type(error).__name__}: {error}"
 
 
 def print_summary(store: ArrayStore, reports: Sequence[FillReport]) -> None:
@@ -88,22 +137,3 @@ def print_summary(store: ArrayStore, reports: Sequence[FillReport]) -> None:
         print(f"{len(failures)} images failed; mend them and run the same again:", file=sys.stderr)
     for failure in failures:
         print(f"  {failure.image_id} {failure.file_name}: {failure.reason}", file=sys.stderr)
-
-
-def without_annotations(record: dict) -> dict:
-    """What reading a picture needs of its record: the rest need not go to worker processes."""
-    return {k: record[k] for k in ("file_name", "width", "height") if k in record}
-
-
-def read_picture(record: dict) -> np.ndarray | str:
-    """A picture as detectron2's mapper reads it, (H, W, 3) uint8 RGB, or why it cannot be used.
-
-    Args:
-        record: with "file_name"; "width" and "height" are checked if they are there.
-    """
-    try:
-        image = read_image(record["file_name"], "RGB")
-        check_image_size(dict(record), image)
-    except Exception as error:  # every image format has its own exceptions for a damaged file
-        return f"{type(error).__name__}: {error}"
-    return image

@@ -5,14 +5,13 @@ the *proposals* of a trained detector. :class:`Windows` and :class:`Proposals` s
 picture has and how each becomes an input of the encoder; :mod:`gridclip.data.teacher` does the
 rest. Both have
 
-* ``name``, ``mirror`` (whether mirrored pictures are embedded too) and ``views``, S: the encoder
-  sees S crops of a region, and their mean is its embedding;
+* ``name`` and ``mirror`` (whether mirrored pictures are embedded too);
 * ``digest()``, of the boxes, and ``boxes(image_id)``: (k, 4) float32 XYXY, relative to the picture
-  for windows, in pixels for proposals;
+  for windows, in pixels for proposals; k is at most ``most``;
 * ``describe(n)``: how a region becomes an input of n x n pixels, for the store's manifest;
 * ``prepare(image, n)``: what the process that reads a picture makes of it;
-* ``inputs(prepared, boxes, n)``: (S, 3, n, n) float32 for each region in turn, on the device of
-  ``prepared``; those of the mirrored picture come last;
+* ``inputs(prepared, boxes, n)``: (S, 3, n, n) float32 for each region in turn, S crops whose mean
+  is its embedding, on the device of ``prepared``; those of the mirrored picture come last;
 * ``batch(inputs)``: how many regions to embed at once where the encoder takes so many inputs.
 """
 
@@ -50,7 +49,10 @@ class Windows:
 
     name: str
     mirror: bool = True
-    views: ClassVar[int] = 1
+
+    @property
+    def most(self) -> int:
+        return len(windows(self.name))
 
     def digest(self) -> str:
         return hashlib.sha256(windows(self.name).numpy().tobytes()).hexdigest()
@@ -74,7 +76,7 @@ class Windows:
         return prepared[:, None]
 
     def batch(self, batch_size: int) -> int:
-        per_picture = (1 + self.mirror) * len(WINDOW_SETS[self.name])
+        per_picture = (1 + self.mirror) * self.most
         return per_picture * max(1, batch_size // per_picture)
 
 
@@ -89,7 +91,10 @@ class Proposals:
     name: ClassVar[str] = PROPOSALS
     mirror: ClassVar[bool] = False
     scales: ClassVar[tuple[float, float]] = (1.0, 1.5)
-    views: ClassVar[int] = 2
+
+    @property
+    def most(self) -> int:
+        return self.store.manifest.max_proposals
 
     def digest(self) -> str:
         return self.store.digest()
@@ -112,7 +117,7 @@ class Proposals:
             yield from region_inputs(prepared.permute(2, 0, 1), part, resolution)
 
     def batch(self, batch_size: int) -> int:
-        return max(1, batch_size // self.views)
+        return max(1, batch_size // len(self.scales))
 
     def records(self, dataset_dicts: Sequence[dict]) -> list[dict]:
         """The records of the proposals' pictures, in the order of the proposals.
@@ -239,7 +244,7 @@ def region_inputs(image: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     crop_boxes = region_windows(boxes, *image.shape[1:]).tolist()
     if image.is_cuda:
         image = image.float()  # torch resamples whole numbers on the CPU only
-    crops = image.new_empty(len(crop_boxes), Proposals.views, 3, resolution, resolution)
+    crops = image.new_empty(len(crop_boxes), len(Proposals.scales), 3, resolution, resolution)
     for i, scales in enumerate(crop_boxes):
         for j, (x0, y0, x1, y1) in enumerate(scales):
             crop = image[None, :, y0:y1, x0:x1]

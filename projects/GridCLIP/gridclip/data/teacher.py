@@ -3,18 +3,18 @@
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import clip
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.utils import comm
+from detectron2.data.detection_utils import check_image_size, read_image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from gridclip.clip_checkpoint import load_clip
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
-from gridclip.data.filling import Filling, FillReport, read_picture, without_annotations
+from gridclip.data.filling import Filling, FillReport
 from gridclip.data.regions import Proposals, Regions
 
 
@@ -59,13 +59,11 @@ def precompute_embeddings(
     batch_size: int = 128,
     num_workers: int = 4,
     device: str | torch.device = "cpu",
-    rank: int | None = None,
-    world: int | None = None,
 ) -> FillReport:
     """Embed the regions of all pictures of a dataset that are not in the store yet.
 
-    A picture that cannot be read, or whose size is not the annotated one, is reported and stays
-    undone; the others go on.
+    The processes of a process group share the pictures. A picture that cannot be read, or whose
+    size is not the annotated one, is reported and stays undone; the others go on.
 
     Args:
         dataset_dicts: in detectron2's format; used are "image_id", "file_name", "width", "height".
@@ -79,116 +77,86 @@ def precompute_embeddings(
             of windows at least all of one picture.
         num_workers: processes that read pictures.
         device: where the encoder runs.
-        rank, world: this process fills the rows ``rank::world``; None: of the process group.
 
     Raises:
         StoreError: the folder holds a store of something else, or the dataset lacks a picture.
         ValueError: no such window set; bad weights.
     """
-    rank = comm.get_rank() if rank is None else rank
-    world = comm.get_world_size() if world is None else world
     records = dataset_dicts
     if isinstance(regions, Proposals):
         records = regions.records(dataset_dicts)
-    digest = regions.digest()
     model, checkpoint = load_clip(clip_source, device)
     resolution = model.visual.input_resolution
-    image_ids = tuple(record["image_id"] for record in records)
     manifest = EmbeddingManifest(
         dataset=dataset_name,
-        image_ids=image_ids,
+        image_ids=tuple(record["image_id"] for record in records),
         teacher=checkpoint.model_id,
         teacher_sha256=checkpoint.sha256,
         preprocessing=regions.describe(resolution),
         regions=regions.name,
-        regions_sha256=digest,
-        counts=tuple(len(regions.boxes(image_id)) for image_id in image_ids),
+        regions_sha256=regions.digest(),
+        max_regions=regions.most,
         mirror=regions.mirror,
         dim=model.visual.output_dim,
     )
-    store = EmbeddingStore.create(store_path, manifest, rank, world)
-    rows = store.pending(rank, world)
-    loader = DataLoader(
-        _Pictures([records[row] for row in rows], rows, regions, resolution),
-        batch_size=None,
+    filling = Filling(
+        EmbeddingStore.create(store_path, manifest),
+        records,
+        partial(_prepare, regions=regions, resolution=resolution),
         num_workers=num_workers,
-        pin_memory=torch.device(device).type == "cuda",
+        device=device,
+        description="embedding",
     )
-    with Filling(records, len(rows), "embedding") as filling:
-        assembly = _Assembly(store, regions, filling)
-        stream = assembly.inputs(loader, resolution, torch.device(device))
-        while batch := list(itertools.islice(stream, regions.batch(batch_size))):
-            batch_rows, inputs = zip(*batch, strict=True)
-            assembly.add(batch_rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
+    assembly = _Assembly(filling, regions)
+    stream = assembly.inputs(resolution, torch.device(device))
+    while batch := list(itertools.islice(stream, regions.batch(batch_size))):
+        rows, inputs = zip(*batch, strict=True)
+        assembly.add(rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
         assembly.write()
-        return filling.report()
+    assembly.write()  # what follows the last batch: pictures without regions
+    return filling.report()
+
+
+def _prepare(record: dict, regions: Regions, resolution: int) -> Tensor:
+    image = read_image(record["file_name"], "RGB")
+    check_image_size(record, image)
+    return regions.prepare(image, resolution)
 
 
 class _Assembly:
     """Deals out the regions of pictures, and writes a picture once all its embeddings are there."""
 
-    def __init__(self, store: EmbeddingStore, regions: Regions, filling: Filling):
-        self.store, self.regions, self.filling = store, regions, filling
-        self._embeddings: dict[int, list[np.ndarray]] = {}  # by row, of pictures under way
-        self._complete: list[tuple[int, np.ndarray, np.ndarray]] = []
+    def __init__(self, filling: Filling, regions: Regions):
+        self.filling, self.regions = filling, regions
+        # Of pictures under way: boxes, and the embeddings so far, by row.
+        self._pictures: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
 
-    def inputs(
-        self, loader: DataLoader, resolution: int, device: torch.device
-    ) -> Iterator[tuple[int, Tensor]]:
+    def inputs(self, resolution: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
         """Row and (S, 3, n, n) crops of every region of the pictures that can be read."""
-        for row, prepared in loader:
-            if isinstance(prepared, str):
-                self.filling.fail(row, prepared)
-                continue
-            self._embeddings[row] = []
-            boxes = torch.from_numpy(self._boxes(row))
-            if not len(boxes):
-                self._finish(row)
-            for crops in self.regions.inputs(prepared.to(device), boxes, resolution):
+        for row, prepared in self.filling.pictures():
+            boxes = self.regions.boxes(self.filling.store.manifest.image_ids[row])
+            self._pictures[row] = boxes, []
+            on_device = prepared.to(device)
+            for crops in self.regions.inputs(on_device, torch.from_numpy(boxes), resolution):
                 yield row, crops
 
     def add(self, rows: Sequence[int], embeddings: np.ndarray) -> None:
         """Take the embeddings of a batch; a picture's come in the order of its regions."""
-        variants, counts = self.store.manifest.variants, self.store.manifest.counts
         for row, embedding in zip(rows, embeddings, strict=True):
-            self._embeddings[row].append(embedding)
-            if len(self._embeddings[row]) == variants * counts[row]:
-                self._finish(row)
-        self.write()
+            self._pictures[row][1].append(embedding)
 
     def write(self) -> None:
         """Write the pictures that are complete, many at a time: each write waits for the disk."""
-        if self._complete:
-            self.store.write(*zip(*self._complete, strict=True))
-            self.filling.done(len(self._complete))
-            self._complete = []
-
-    def _finish(self, row: int) -> None:
-        found = self._embeddings.pop(row)
-        embeddings = np.reshape(found, (len(found), self.store.manifest.dim))
-        if np.isfinite(embeddings).all():
-            self._complete.append((row, self._boxes(row), embeddings))
-        else:
-            self.filling.fail(row, "the teacher's embedding is not finite")
-
-    def _boxes(self, row: int) -> np.ndarray:
-        return self.regions.boxes(self.store.manifest.image_ids[row])
-
-
-class _Pictures(Dataset):
-    """Rows of the store: (row, what is prepared of the picture), or (row, reason) of a failure."""
-
-    def __init__(
-        self, records: Sequence[dict], rows: np.ndarray, regions: Regions, resolution: int
-    ):
-        self.records = [without_annotations(record) for record in records]
-        self.rows, self.regions, self.resolution = rows.tolist(), regions, resolution
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        image = read_picture(self.records[index])
-        if isinstance(image, str):
-            return self.rows[index], image
-        return self.rows[index], self.regions.prepare(image, self.resolution)
+        _, variants, dim = self.filling.store.manifest.values_shape
+        complete = []
+        for row, (boxes, found) in list(self._pictures.items()):
+            if len(found) < variants * len(boxes):
+                continue
+            del self._pictures[row]
+            if np.isfinite(found).all():
+                embeddings = np.reshape(found, (variants, len(boxes), dim)).swapaxes(0, 1)
+                complete.append((row, boxes, embeddings))
+            else:
+                self.filling.fail(row, "the teacher's embedding is not finite")
+        if complete:
+            self.filling.write(*zip(*complete, strict=True))

@@ -7,10 +7,8 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.modeling import ProposalNetwork
-from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
 
-from gridclip.data.filling import Filling, FillReport, without_annotations
+from gridclip.data.filling import Filling, FillReport
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 
 from .vild import ViLD
@@ -38,10 +36,10 @@ def precompute_proposals(
     augmentations: Sequence[T.Augmentation],
     max_proposals: int = 300,
     num_workers: int = 4,
-    rank: int | None = None,
-    world: int | None = None,
 ) -> FillReport:
     """Store the best proposals of all images that are not in the store yet.
+
+    The processes of a process group share the images.
 
     The model must have been trained on base categories only: a region proposal network that has
     seen novel ones finds their objects for the teacher. Its weights do not tell; the caller knows.
@@ -59,14 +57,11 @@ def precompute_proposals(
         augmentations: that resize a picture for the model, as in its evaluation.
         max_proposals: the most an image keeps after the proposal generator's suppression.
         num_workers: processes that read pictures.
-        rank, world: this process fills the rows ``rank::world``; None: of the process group.
 
     Raises:
         StoreError: the folder holds a store of something else.
         ValueError: the proposal generator can't give that many proposals.
     """
-    rank = comm.get_rank() if rank is None else rank
-    world = comm.get_world_size() if world is None else world
     network = proposal_network(model)
     most = network.proposal_generator.post_nms_topk[False]
     if max_proposals > most:
@@ -81,22 +76,18 @@ def precompute_proposals(
         max_proposals=max_proposals,
         inference=_describe(network, augmentations),
     )
-    store = ProposalStore.create(store_path, manifest, rank, world)
-    rows = store.pending(rank, world).tolist()
-    loader = DataLoader(
-        _Pictures([dataset_dicts[row] for row in rows], rows, augmentations),
-        batch_size=None,
+    filling = Filling(
+        ProposalStore.create(store_path, manifest),
+        dataset_dicts,
+        DatasetMapper(False, augmentations=list(augmentations), image_format="RGB"),
         num_workers=num_workers,
-        pin_memory=model.device.type == "cuda",
+        device=model.device,
+        description="proposals",
     )
-    with Filling(dataset_dicts, len(rows), "proposals") as filling:
-        for row, inputs, failure in loader:
-            if failure:
-                filling.fail(row, failure)
-            else:
-                store.write(row, *_propose(network, inputs, max_proposals))
-                filling.done()
-        return filling.report()
+    for row, inputs in filling.pictures():
+        boxes, scores = _propose(network, inputs, max_proposals)
+        filling.write([row], [boxes], [scores])
+    return filling.report()
 
 
 @torch.inference_mode()
@@ -114,21 +105,3 @@ def _describe(network: ProposalNetwork, augmentations: Sequence[T.Augmentation])
         f"{'; '.join(map(str, augmentations))}; at most {rpn.pre_nms_topk[False]} a level and "
         f"{rpn.post_nms_topk[False]} in all, NMS at IoU {rpn.nms_thresh}"
     )
-
-
-class _Pictures(Dataset):
-    """(row, the model's input or None, reason of a failure or "")."""
-
-    def __init__(self, records, rows, augmentations):
-        self.records = [without_annotations(record) for record in records]
-        self.rows = rows
-        self.mapper = DatasetMapper(False, augmentations=list(augmentations), image_format="RGB")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, dict | None, str]:
-        try:
-            return self.rows[index], self.mapper(self.records[index]), ""
-        except Exception as error:  # every image format has its own exceptions for a damaged file
-            return self.rows[index], None, f"{type(error).__name__}: {error}"
