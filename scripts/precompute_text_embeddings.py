@@ -21,9 +21,9 @@ import torch
 from gridclip.text import (
     TEMPLATES,
     TextEmbeddings,
+    as_text_embeddings,
     get_templates,
     load_categories,
-    precompute_text_embeddings,
 )
 from gridclip.text.names import DATASETS
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         text_embeddings = import_table(args) if args.from_npy else encode_names(args)
+        text_embeddings.save(args.output)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     seconds = time.perf_counter() - start
@@ -77,25 +78,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def encode_names(args: argparse.Namespace) -> TextEmbeddings:
-    return precompute_text_embeddings(
+    return as_text_embeddings(
         args.names,
         args.clip,
         args.templates or "imagenet",
-        args.output,
         use_synonyms=args.synonyms,
         device=args.device,
+        progress=True,
     )
 
 
 def import_table(args: argparse.Namespace) -> TextEmbeddings:
-    text_embeddings = TextEmbeddings.from_npy(
+    return TextEmbeddings.from_npy(
         args.from_npy,
         [category.name for category in load_categories(args.names)],
         clip_model=args.clip_model_id,
         templates=get_templates(args.templates) if args.templates else (),
     )
-    text_embeddings.save(args.output)
-    return text_embeddings
 
 
 if __name__ == "__main__":

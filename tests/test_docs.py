@@ -22,7 +22,7 @@ from gridclip.engine import GridCLIPCheckpointer, do_train
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
 from gridclip.evaluation import read_results
-from gridclip.text import precompute_text_embeddings
+from gridclip.text import as_text_embeddings
 from pages import PAGES, PROJECT, ROOT, blocks
 from train_net import translate_overrides
 from world import draw_world, tiny_config
@@ -198,7 +198,7 @@ def save_demo(output: Path) -> None:
     names.write_text("red star\n")
     text = cfg.clip.text_embeddings = str(output / "text.safetensors")
     cfg.clip.names = str(names)
-    precompute_text_embeddings(names, cfg.clip.weights, "single", text, progress=False)
+    as_text_embeddings(names, cfg.clip.weights, "single", progress=False).save(text)
     save_detector(cfg, output / "run")
 
 

@@ -14,7 +14,7 @@ from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import average_model, build_model
 from gridclip.modeling import ClosedSetClassifier
 from gridclip.predictor import Predictor, read_picture
-from gridclip.text import TextEmbeddings, precompute_text_embeddings
+from gridclip.text import TextEmbeddings, as_text_embeddings
 
 CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py"
 DIM = 64
@@ -31,9 +31,8 @@ def folder(tmp_path_factory, make_clip):
     make_clip(**sizes, seed=1).rename(folder / "other.pt")
     (folder / "names.txt").write_text("\n".join(TRAINED))
     cfg = make_config(folder)
-    precompute_text_embeddings(
-        cfg.clip.names, archive, cfg.clip.templates, cfg.clip.text_embeddings, progress=False
-    )
+    made = as_text_embeddings(cfg.clip.names, archive, cfg.clip.templates, progress=False)
+    made.save(cfg.clip.text_embeddings)
     cfg.model.federated_weights = None
     model = build_model(cfg)
     checkpointer = GridCLIPCheckpointer(model, str(folder))
@@ -157,7 +156,7 @@ def test_vocabulary_of_names(predictor, picture, cfg, tmp_path):
     assert set(predictor(picture).pred_classes.tolist()) <= {0, 1}
 
     (tmp_path / "names.txt").write_text("red shoe\ntraffic cone\n")
-    expected = precompute_text_embeddings(
+    expected = as_text_embeddings(
         tmp_path / "names.txt", cfg.clip.weights, cfg.clip.templates, progress=False
     )
     torch.testing.assert_close(predictor.model.classifier.text_embeddings, expected.embeddings)

@@ -8,9 +8,9 @@ from gridclip.clip_checkpoint import load_clip
 from gridclip.text import (
     Category,
     TextEmbeddings,
+    as_text_embeddings,
     build_text_embeddings,
     encode_prompts,
-    precompute_text_embeddings,
 )
 
 DIM = 32
@@ -93,9 +93,10 @@ def test_too_long_a_name_is_named(model):
         )
 
 
-def test_precompute_writes_what_it_returns(archive, tmp_path):
+def test_a_datasets_text_embeddings_and_their_file(archive, tmp_path):
     output = tmp_path / "new" / "voc.safetensors"
-    made = precompute_text_embeddings("voc", archive, "single", output, progress=False)
+    made = as_text_embeddings("voc", archive, "single", progress=False)
+    made.save(output)
     read = TextEmbeddings.load(output)
     assert read.names == made.names and len(read) == 20 and read.dim == DIM
     assert read.clip_model == "tiny" and len(read.clip_sha256) == 64
@@ -103,6 +104,6 @@ def test_precompute_writes_what_it_returns(archive, tmp_path):
     torch.testing.assert_close(read.embeddings, made.embeddings, rtol=0, atol=0)
 
 
-def test_precompute_checks_names_before_it_loads_clip(tmp_path):
+def test_names_are_checked_before_clip_is_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="No category names"):
-        precompute_text_embeddings(tmp_path / "names.txt", tmp_path / "no_clip.pt")
+        as_text_embeddings(tmp_path / "names.txt", tmp_path / "no_clip.pt")

@@ -87,31 +87,26 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises StoreError for anything that ``to_json`` did not write."""
-        try:
-            entries = json.loads(text)
-            digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
-            if version != cls.version:
-                raise StoreError(f"format version {version}, where {cls.version} is needed")
-            manifest = cls(**entries | {"image_ids": tuple(entries["image_ids"])})
-        except StoreError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{type(error).__name__}: {error}") from error
+        """Raises ValueError (as is a StoreError), TypeError, KeyError or AttributeError for
+        anything that ``to_json`` did not write."""
+        entries = json.loads(text)
+        digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
+        if version != cls.version:
+            raise StoreError(f"format version {version}, where {cls.version} is needed")
+        manifest = cls(**entries | {"image_ids": tuple(entries["image_ids"])})
         if digest != manifest.image_ids_sha256:
             raise StoreError("the image ids do not fit their digest")
         return manifest
 
     def differences(self, other: "Manifest") -> list[str]:
         """Names of the fields in which two manifests differ, with both values if short."""
-
-        def describe(name: str) -> str:
-            values = getattr(self, name), getattr(other, name)
-            show = len if isinstance(values[0], tuple) else repr
-            return f"{name} ({show(values[0])} and {show(values[1])})"
-
-        names = [field.name for field in fields(self)]
-        return [describe(n) for n in names if getattr(self, n) != getattr(other, n)]
+        found = []
+        for name in (field.name for field in fields(self)):
+            mine, others = getattr(self, name), getattr(other, name)
+            if mine != others:
+                show = len if isinstance(mine, tuple) else repr
+                found.append(f"{name} ({show(mine)} and {show(others)})")
+        return found
 
 
 M = TypeVar("M", bound=Manifest)
@@ -120,9 +115,9 @@ M = TypeVar("M", bound=Manifest)
 class ArrayStore(Generic[M]):
     """A store on disk; see the module's docstring for its files.
 
-    Use :meth:`open` to read a complete store and :meth:`create` to fill one. Several processes of
-    one machine may fill a store together, each its own rows. Pickling takes the path alone along:
-    the copy maps the same files again.
+    :meth:`open` is for reading a complete store, :meth:`create` for filling one. Several processes
+    of one machine may fill a store together, each its own rows. Pickling takes the path alone
+    along: the copy maps the same files again.
 
     A subclass names itself in ``kind`` and its manifest in ``manifest_type``, and gives
     :meth:`command`, :meth:`summary` and a public way to :meth:`_read`.
@@ -183,11 +178,7 @@ class ArrayStore(Generic[M]):
 
     @classmethod
     def open(cls, path: str | os.PathLike, **options) -> Self:
-        """Open a complete store for reading.
-
-        Args:
-            path: the folder.
-            options: of the constructor.
+        """Open a complete store for reading; ``options`` are the constructor's.
 
         Raises:
             StoreError: it is missing, damaged or incomplete; the message names the folder and the
@@ -265,27 +256,24 @@ class ArrayStore(Generic[M]):
             raise self._error(f"has no {self.manifest.values} of image id {image_id!r} yet")
         count = int(self._counts[row])
         if not 0 <= count <= self.manifest.values_shape[0]:
-            problem = f"it counts {count} regions of image id {image_id!r}"
-            raise self._error(f"is damaged: {problem}; delete the folder")
+            raise self._damage(f"it counts {count} regions of image id {image_id!r}")
         boxes = np.array(self._boxes[row, :count])
         values = np.array(self._values[row, :count, index])
         for name, array in (("boxes", boxes), (self.manifest.values, values)):
             if not np.isfinite(array).all():
-                problem = f"{name} of image id {image_id!r} are not finite"
-                raise self._error(f"is damaged: {problem}; delete the folder")
+                raise self._damage(f"{name} of image id {image_id!r} are not finite")
         return boxes, values
 
     def _read_manifest(self) -> M:
+        file = self.path / _MANIFEST
         try:
-            return cast(M, self.manifest_type.from_json((self.path / _MANIFEST).read_text()))
+            return cast(M, self.manifest_type.from_json(file.read_text()))
         except OSError as error:
             problem = f"There is no {self.kind} at {self.path} ({error}). Make it with"
-            raise StoreError(f"{problem}\n  {self.command(None)}") from error
-        except StoreError as error:
-            problem = f"{self.path / _MANIFEST} is not a manifest: {error}. Delete the folder"
-            raise StoreError(
-                f"{problem} of the {self.kind} and run\n  {self.command(None)}"
-            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            problem = f"{file} is not a manifest: {reason}. Delete the {self.kind}'s folder and run"
+        raise StoreError(f"{problem}\n  {self.command(None)}")
 
     def _map(self, name: str) -> np.memmap:
         (shape, dtype), file = self.manifest.arrays[name], f"{name}.npy"
@@ -293,15 +281,18 @@ class ArrayStore(Generic[M]):
             # Read-only first: numpy fills a truncated file up with zeros when it may write.
             array = np.lib.format.open_memmap(self.path / file, mode="r")
         except (OSError, ValueError) as error:
-            raise self._error(f"is damaged: {file}: {error}; delete the folder") from error
+            raise self._damage(f"{file}: {error}") from error
         if array.shape != shape or array.dtype != dtype:
-            raise self._error(
-                f"is damaged: {file} is {array.dtype} {array.shape}, its manifest asks for "
-                f"{np.dtype(dtype)} {shape}; delete the folder"
+            raise self._damage(
+                f"{file} is {array.dtype} {array.shape}, its manifest asks for "
+                f"{np.dtype(dtype)} {shape}"
             )
-        if not self.writable:
-            return array
-        return np.lib.format.open_memmap(self.path / file, mode="r+")
+        if self.writable:
+            return np.lib.format.open_memmap(self.path / file, mode="r+")
+        return array
+
+    def _damage(self, problem: str) -> StoreError:
+        return self._error(f"is damaged: {problem}; delete the folder")
 
     def _error(self, problem: str) -> StoreError:
         command = self.command(self.manifest)
@@ -317,7 +308,10 @@ def _allocate(path: Path, manifest: Manifest) -> None:
         for name, (shape, dtype) in manifest.arrays.items():
             file = temporary / f"{name}.npy"
             np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-            _reserve(file)
+            # A memory map dies of a bus error on a full disk; this is a plain OSError.
+            if hasattr(os, "posix_fallocate"):
+                with open(file, "r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         (temporary / _MANIFEST).write_text(manifest.to_json())
         os.rename(temporary, path)
     except OSError as error:
@@ -325,10 +319,3 @@ def _allocate(path: Path, manifest: Manifest) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _reserve(file: Path) -> None:
-    # A memory map dies of a bus error on a full disk; reserving its blocks is a plain OSError.
-    if hasattr(os, "posix_fallocate"):
-        with open(file, "r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gridclip.data.array_store import ArrayStore
@@ -67,10 +69,15 @@ class Filling:
         """
         self.store, self._records, self._start = store, records, perf_counter()
         self._done, self._failures = 0, list[ImageFailure]()
-        rows = store.pending(comm.get_rank(), comm.get_world_size()).tolist()
+        needed = ("file_name", "width", "height")  # the rest need not go to worker processes
+        pending = [
+            (row, {key: records[row][key] for key in needed if key in records[row]})
+            for row in store.pending(comm.get_rank(), comm.get_world_size()).tolist()
+        ]
         loader = DataLoader(
-            _Pictures([records[row] for row in rows], rows, prepare),
+            DatasetFromList(pending, copy=False, serialize=False),
             batch_size=None,
+            collate_fn=partial(_load, prepare),
             num_workers=num_workers,
             pin_memory=torch.device(device).type == "cuda",
         )
@@ -101,24 +108,13 @@ class Filling:
         return FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
 
 
-class _Pictures(Dataset):
+def _load(prepare: Callable[[dict], Any], pending: tuple[int, dict]) -> tuple[int, Any, str]:
     """(row, what is prepared of the picture or None, reason of a failure or "")."""
-
-    def __init__(
-        self, records: Sequence[dict], rows: Sequence[int], prepare: Callable[[dict], Any]
-    ):
-        kept = ("file_name", "width", "height")  # the rest need not go to worker processes
-        self.records = [{k: record[k] for k in kept if k in record} for record in records]
-        self.rows, self.prepare = rows, prepare
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, Any, str]:
-        try:
-            return self.rows[index], self.prepare(self.records[index]), ""
-        except Exception as error:  # every image format has its own exceptions for a damaged file
-            return self.rows[index], None, f"{type(error).__name__}: {error}"
+    row, record = pending
+    try:
+        return row, prepare(record), ""
+    except Exception as error:  # every image format has its own exceptions for a damaged file
+        return row, None, f"{type(error).__name__}: {error}"
 
 
 def print_summary(store: ArrayStore, reports: Sequence[FillReport]) -> None:

@@ -9,7 +9,6 @@ a resumed run sees what an uninterrupted one would have seen, and so do two rank
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -80,8 +79,12 @@ class SeededMapDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         index, position = item
-        with _numpy_seed([self.seed, position]):
+        state = np.random.get_state()
+        np.random.seed([self.seed, position])
+        try:
             return self.mapper(self.records[index])
+        finally:
+            np.random.set_state(state)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -97,16 +100,6 @@ def _repeat_factors(dataset: list[dict], repeat_threshold: float) -> torch.Tenso
         )
     finally:
         sampler_logger.disabled = False
-
-
-@contextmanager
-def _numpy_seed(seed: list[int]):
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def build_train_loader(

@@ -140,13 +140,7 @@ Regions = Windows | Proposals
 
 
 def windows(name: str) -> Tensor:
-    """The boxes of a window set.
-
-    Args:
-        name: a key of ``WINDOW_SETS``.
-
-    Returns:
-        (V, 4) float32, XYXY relative to the picture's width and height, in [0, 1].
+    """The boxes of a window set: (V, 4) float32, XYXY relative to the picture's width and height.
 
     Raises:
         ValueError: there is no such set.
@@ -163,14 +157,12 @@ def pixel_windows(boxes: Tensor, height: int, width: int) -> Tensor:
     mirrored picture the mirror image of the windows.
 
     Args:
-        boxes: (V, 4) relative XYXY in [0, 1].
-        height, width: of the picture in pixels.
+        boxes: (V, 4) XYXY in [0, 1].
 
     Returns:
         (V, 4) int64 XYXY; the right and lower edges are exclusive.
     """
-    size = boxes.new_tensor([width, height, width, height])
-    scaled = boxes * size
+    scaled = boxes * boxes.new_tensor([width, height, width, height])
     return torch.cat([scaled[:, :2].floor(), scaled[:, 2:].ceil()], dim=1).long()
 
 
@@ -182,7 +174,7 @@ def window_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes: (V, 4) relative XYXY.
+        boxes: (V, 4) XYXY in [0, 1].
         resolution: n, the encoder's input size in pixels.
 
     Returns:
@@ -190,24 +182,21 @@ def window_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
     """
     preprocess = clip.clip._transform(resolution)
     picture = Image.fromarray(image)
-    inputs = []
-    for box in pixel_windows(boxes, *image.shape[:2]).tolist():
-        # Cropped before it is resized: the resampling filter must not look beyond the window.
-        part = picture.crop(box).resize((resolution, resolution), Image.Resampling.BICUBIC)
-        inputs.append(preprocess(part))
-    return torch.stack(inputs)
+    # Cropped before they are resized: the resampling filter must not look beyond a window.
+    parts = [picture.crop(box) for box in pixel_windows(boxes, *image.shape[:2]).tolist()]
+    size = (resolution, resolution)
+    return torch.stack([preprocess(part.resize(size, Image.Resampling.BICUBIC)) for part in parts])
 
 
 def region_windows(boxes: Tensor, height: int, width: int) -> Tensor:
     """The part of a picture that a crop shows: boxes scaled about their centres, clipped to the
     picture, rounded outwards to whole pixels, never empty.
 
-    The paper names the two scales. As far as is known its authors clip at the border too: the crop
-    of a region there is not centred on it, and nothing is padded.
+    As far as is known the paper's authors clip at the border too: the crop of a region there is not
+    centred on it, and nothing is padded.
 
     Args:
-        boxes: (k, 4) XYXY in pixels of the picture.
-        height, width: of the picture in pixels.
+        boxes: (k, 4) XYXY in pixels.
 
     Returns:
         (k, 2, 4) int64 XYXY at scales 1 and 1.5; the right and lower edges are exclusive.

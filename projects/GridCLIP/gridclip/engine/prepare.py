@@ -14,7 +14,7 @@ from gridclip.data.filling import FillReport
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.regions import Proposals, Regions, Windows
 from gridclip.data.teacher import precompute_embeddings
-from gridclip.text import TextEmbeddings, load_categories, precompute_text_embeddings
+from gridclip.text import TextEmbeddings, as_text_embeddings, load_categories
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -41,9 +41,9 @@ def prepare_text_embeddings(cfg: DictConfig) -> None:
     path = Path(cfg.model.classifier.text_embeddings)
     if not path.is_file() and comm.is_main_process():
         logger.info(f"No text embeddings at {path}: computing them from {cfg.clip.weights}")
-        precompute_text_embeddings(
-            cfg.clip.names, cfg.clip.weights, cfg.clip.templates, path, device=cfg.train.device
-        )
+        as_text_embeddings(
+            cfg.clip.names, cfg.clip.weights, cfg.clip.templates, device=cfg.train.device
+        ).save(path)
     comm.synchronize()
     TextEmbeddings.load(path).check(
         names=[category.name for category in load_categories(cfg.clip.names)],

@@ -6,7 +6,6 @@ from gridclip.text.encoder import (
     as_text_embeddings,
     build_text_embeddings,
     encode_prompts,
-    precompute_text_embeddings,
 )
 from gridclip.text.names import Category, load_categories, prompt_phrases
 from gridclip.text.templates import TEMPLATES, get_templates, render_prompts
@@ -21,7 +20,6 @@ __all__ = [
     "encode_prompts",
     "get_templates",
     "load_categories",
-    "precompute_text_embeddings",
     "prompt_phrases",
     "render_prompts",
 ]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import clip
 import torch
@@ -74,27 +73,6 @@ def build_text_embeddings(
             sums.index_add_(0, rows[batch], _encode_tokens(tokens[batch], clip_model).cpu())
             bar.update(len(batch))
     return F.normalize(sums, dim=1)  # cancels the number of prompts: the mean is not needed
-
-
-def precompute_text_embeddings(
-    vocabulary: Vocabulary,
-    clip_source: str | os.PathLike,
-    templates: str | Sequence[str] = "imagenet",
-    output: str | os.PathLike | None = None,
-    *,
-    progress: bool = True,
-    **options: Any,
-) -> TextEmbeddings:
-    """Build the text embeddings of a vocabulary, and write them to ``output`` if given.
-
-    Arguments and errors are those of :func:`as_text_embeddings`.
-    """
-    text_embeddings = as_text_embeddings(
-        vocabulary, clip_source, templates, progress=progress, **options
-    )
-    if output is not None:
-        text_embeddings.save(output)
-    return text_embeddings
 
 
 def as_text_embeddings(
