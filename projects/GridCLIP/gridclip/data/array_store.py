@@ -87,8 +87,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError (as is a StoreError), TypeError, KeyError or AttributeError for
-        anything that ``to_json`` did not write."""
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: the text is something else.
+        """
         entries = json.loads(text)
         digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
         if version != cls.version:
@@ -126,6 +129,9 @@ class ArrayStore(Generic[M]):
         path: the folder.
         writable: whether rows can be written.
 
+    Attributes:
+        counts: (images,) int64 numbers of regions, in the order of ``manifest.image_ids``.
+
     Raises:
         StoreError: the folder is missing, or its files do not fit each other.
     """
@@ -137,7 +143,7 @@ class ArrayStore(Generic[M]):
         self.path, self.writable = Path(path), writable
         self.manifest = self._read_manifest()
         self._row_of = {image_id: row for row, image_id in enumerate(self.manifest.image_ids)}
-        self._done, self._counts = self._map("done"), self._map("counts")
+        self._done, self.counts = self._map("done"), self._map("counts")
         self._boxes, self._values = self._map("boxes"), self._map(self.manifest.values)
 
     def command(self, manifest: M | None) -> str:
@@ -198,11 +204,6 @@ class ArrayStore(Generic[M]):
         rows = np.arange(rank, len(self._done), world)
         return rows[self._done[rows] != 1]
 
-    @property
-    def counts(self) -> np.ndarray:
-        """(images,) int64 numbers of regions, in the order of ``manifest.image_ids``."""
-        return np.array(self._counts)
-
     def write(
         self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
     ) -> None:
@@ -218,10 +219,10 @@ class ArrayStore(Generic[M]):
         """
         checked = [self._check(*image) for image in zip(boxes, values, strict=True)]
         for row, (image_boxes, image_values) in zip(rows, checked, strict=True):
-            count = self._counts[row] = len(image_boxes)
+            count = self.counts[row] = len(image_boxes)
             self._boxes[row, :count], self._values[row, :count] = image_boxes, image_values
         # A done byte must not reach the disk before what it vouches for.
-        for array in (self._boxes, self._values, self._counts):
+        for array in (self._boxes, self._values, self.counts):
             array.flush()
         self._done[np.asarray(rows, dtype=np.int64)] = 1
         self._done.flush()
@@ -254,7 +255,7 @@ class ArrayStore(Generic[M]):
             raise self._error(f"holds no image id {image_id!r}")
         if self._done[row] != 1:
             raise self._error(f"has no {self.manifest.values} of image id {image_id!r} yet")
-        count = int(self._counts[row])
+        count = int(self.counts[row])
         if not 0 <= count <= self.manifest.values_shape[0]:
             raise self._damage(f"it counts {count} regions of image id {image_id!r}")
         boxes = np.array(self._boxes[row, :count])

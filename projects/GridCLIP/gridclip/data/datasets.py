@@ -9,11 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 # Contiguous ids (LVIS category id - 1) of LVIS v1's 337 rare categories.
-LVIS_V1_RARE = tuple(
-    category["id"] - 1
-    for category in sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
-    if category["frequency"] == "r"
-)
+LVIS_V1_RARE = tuple(sorted(c["id"] - 1 for c in LVIS_CATEGORIES if c["frequency"] == "r"))
 
 _FIX = (
     "Point the environment variable DETECTRON2_DATASETS at the folder that holds lvis/ and coco/ "
@@ -36,16 +32,11 @@ def remove_novel_categories(dataset_dicts: list[dict], novel_classes: Iterable[i
     Returns:
         New dicts; the given ones are not changed.
     """
-    novel = set(novel_classes)
+    novel, lists = set(novel_classes), ("neg_category_ids", "not_exhaustive_category_ids")
     return [
-        {
-            **record,
-            "annotations": [a for a in record["annotations"] if a["category_id"] not in novel],
-            **{
-                key: [i for i in record[key] if i - 1 not in novel]
-                for key in ("neg_category_ids", "not_exhaustive_category_ids")
-            },
-        }
+        record
+        | {"annotations": [a for a in record["annotations"] if a["category_id"] not in novel]}
+        | {key: [i for i in record[key] if i - 1 not in novel] for key in lists}
         for record in dataset_dicts
     ]
 

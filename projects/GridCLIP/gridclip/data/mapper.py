@@ -30,23 +30,20 @@ _KEEP_PICTURE = {
     T.BlendTransform,
     T.HFlipTransform,
 }
-_CROPS = "it leaves only a part of the picture"
-_CROPS_OR_PADS = "it crops or pads the picture"
-_ROTATES = "what a rotated picture or box shows has another embedding"
-_UPSIDE_DOWN = "the store has no embeddings of what is upside down"
 _REASONS = {
-    T.RandomCrop: _CROPS,
-    T.RandomCrop_CategoryAreaConstraint: _CROPS,
-    T.MinIoURandomCrop: _CROPS,
-    T.CropTransform: _CROPS,
-    T.FixedSizeCrop: _CROPS_OR_PADS,
-    T.RandomExtent: _CROPS_OR_PADS,
-    T.ExtentTransform: _CROPS_OR_PADS,
-    T.PadTransform: "its padding was not in the picture",
-    T.RandomRotation: _ROTATES,
-    T.RotationTransform: _ROTATES,
-    T.RandomFlip: _UPSIDE_DOWN,
-    T.VFlipTransform: _UPSIDE_DOWN,
+    "it leaves only a part of the picture": {
+        T.RandomCrop,
+        T.RandomCrop_CategoryAreaConstraint,
+        T.MinIoURandomCrop,
+        T.CropTransform,
+    },
+    "it crops or pads the picture": {T.FixedSizeCrop, T.RandomExtent, T.ExtentTransform},
+    "its padding was not in the picture": {T.PadTransform},
+    "what a rotated picture or box shows has another embedding": {
+        T.RandomRotation,
+        T.RotationTransform,
+    },
+    "the store has no embeddings of what is upside down": {T.RandomFlip, T.VFlipTransform},
 }
 
 
@@ -103,8 +100,9 @@ class TeacherMapper(DatasetMapper):
         kind = type(augmentation)
         if kind in self.allowed or (kind is T.RandomFlip and augmentation.horizontal):
             return
-        reason = _REASONS.get(kind, "it is not known to keep what was embedded")
-        raise ValueError(f"{kind.__name__} cannot be used with stored embeddings: {reason}.")
+        reasons = [reason for reason, kinds in _REASONS.items() if kind in kinds]
+        reasons.append("it is not known to keep what was embedded")
+        raise ValueError(f"{kind.__name__} cannot be used with stored embeddings: {reasons[0]}.")
 
 
 class GridCLIPDatasetMapper(TeacherMapper):

@@ -39,13 +39,12 @@ def precompute_proposals(
 ) -> FillReport:
     """Store the best proposals of all images that are not in the store yet.
 
-    The processes of a process group share the images.
-
     The model must have been trained on base categories only: a region proposal network that has
     seen novel ones finds their objects for the teacher. Its weights do not tell; the caller knows.
 
-    Images go through the model one by one, so that no image's proposals depend on others. A picture
-    that cannot be read, or whose size is not the annotated one, is reported and stays undone.
+    Images go through the model one by one, so that no image's proposals depend on others. The
+    processes of a process group share them. A picture that cannot be read, or whose size is not the
+    annotated one, is reported and stays undone.
 
     Args:
         model: the trained detector; its backbone and its proposal generator are used, on its
@@ -85,18 +84,12 @@ def precompute_proposals(
         description="proposals",
     )
     for row, inputs in filling.pictures():
-        boxes, scores = _propose(network, inputs, max_proposals)
-        filling.write([row], [boxes], [scores])
+        with torch.inference_mode():
+            # In pixels of the original picture, clipped, none of them empty, best first.
+            proposals = network([inputs])[0]["proposals"][:max_proposals]
+        boxes, scores = proposals.proposal_boxes.tensor, proposals.objectness_logits
+        filling.write([row], [boxes.float().cpu().numpy()], [scores.float().cpu().numpy()])
     return filling.report()
-
-
-@torch.inference_mode()
-def _propose(network: ProposalNetwork, inputs: dict, max_proposals: int):
-    """Boxes (k, 4) and scores (k,) as :meth:`ProposalStore.write` takes them."""
-    # In pixels of the original picture, clipped, none of them empty, best first.
-    proposals = network([inputs])[0]["proposals"][:max_proposals]
-    boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
-    return boxes, proposals.objectness_logits.float().cpu().numpy()
 
 
 def _describe(network: ProposalNetwork, augmentations: Sequence[T.Augmentation]) -> str:
