@@ -87,11 +87,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ValueError, TypeError, KeyError, AttributeError: the text is something else.
-        """
+        """Raises ValueError, TypeError, KeyError or AttributeError if it is not a manifest."""
         entries = json.loads(text)
         digest, version = entries.pop("image_ids_sha256"), entries.pop("version")
         if version != cls.version:

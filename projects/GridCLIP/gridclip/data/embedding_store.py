@@ -99,12 +99,9 @@ class EmbeddingStore(ArrayStore[EmbeddingManifest]):
         return boxes, embeddings.astype(np.float32)
 
     def summary(self) -> str:
-        vectors, images = int(self.counts.sum()) * (1 + self.manifest.mirror), len(self.counts)
-        size = vectors * self.manifest.dim * 2 / 1e6
-        return (
-            f"{vectors} vectors of width {self.manifest.dim}, {vectors / images:.1f} an image, "
-            f"{size:.1f} MB"
-        )
+        vectors, dim = self.counts.sum() * (1 + self.manifest.mirror), self.manifest.dim
+        average, size = vectors / len(self.counts), vectors * dim * 2 / 1e6
+        return f"{vectors} vectors of width {dim}, {average:.1f} an image, {size:.1f} MB"
 
     def command(self, manifest: EmbeddingManifest | None) -> str:
         regions = self._wanted or (manifest.regions if manifest else None)

@@ -61,9 +61,8 @@ class Filling:
         Args:
             store: created, for writing.
             records: in detectron2's format, of all rows of the store.
-            prepare: reads the picture of a record without annotations, in worker processes. If it
-                fails, the picture stays undone.
-            num_workers: processes that read pictures.
+            prepare: reads the picture of a record without annotations, in ``num_workers`` worker
+                processes. If it fails, the picture stays undone.
             device: where the pictures go.
             description: of the progress bar.
         """

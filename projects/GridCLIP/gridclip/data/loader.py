@@ -1,9 +1,7 @@
 """A training loader whose batches depend on the seed and the iteration alone.
 
-detectron2's own loader starts its random streams anew after a resume, and what an image looks
-like depends on the number of ranks and workers. Here the whole global batch is drawn by every
-rank, which keeps its share, and each sample's augmentation is seeded by its place in the stream:
-a resumed run sees what an uninterrupted one would have seen, and so do two ranks together.
+Those of detectron2's loader also depend on resumes, ranks and workers. Here every rank draws the
+whole global batch and keeps its share, and a sample's place in the stream seeds its augmentation.
 """
 
 import itertools
@@ -19,13 +17,6 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class _GlobalStream(RepeatFactorTrainingSampler):
-    """The sampler's endless stream of indices before it is dealt out to ranks."""
-
-    def __iter__(self) -> Iterator[int]:
-        return self._infinite_indices()
-
-
 class GlobalBatchSampler(Sampler):
     """Yields this rank's part of each global batch as a list of (index, position) pairs.
 
@@ -33,35 +24,36 @@ class GlobalBatchSampler(Sampler):
     iterating to skip the batches of a run that is resumed; no image is loaded for them.
     """
 
-    def __init__(self, stream: Sampler, groups: np.ndarray, total_batch_size: int):
+    def __init__(
+        self, sampler: RepeatFactorTrainingSampler, groups: np.ndarray, total_batch_size: int
+    ):
         """
         Args:
-            stream: endless, the same on all ranks.
+            sampler: with the same seed on all ranks.
             groups: (images,) integers; images of one batch are of one group.
             total_batch_size: images of a batch over all ranks.
 
         Raises:
             ValueError: the ranks can't share a batch equally.
         """
-        if total_batch_size % comm.get_world_size():
+        share, rest = divmod(total_batch_size, comm.get_world_size())
+        if rest:
             raise ValueError(
                 f"A batch of {total_batch_size} can't be shared equally by "
                 f"{comm.get_world_size()} ranks: set dataloader.train.total_batch_size."
             )
-        self.stream = stream
-        self.groups = groups
-        self.total_batch_size = total_batch_size
+        self.sampler, self.groups, self.total_batch_size = sampler, groups, total_batch_size
         self.start_iter = 0
+        self._own = slice(comm.get_rank() * share, (comm.get_rank() + 1) * share)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.total_batch_size // comm.get_world_size()
-        start = comm.get_rank() * share
         for batch in itertools.islice(self._global_batches(), self.start_iter, None):
-            yield batch[start : start + share]
+            yield batch[self._own]
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
         pending: dict[int, list[tuple[int, int]]] = {}
-        for position, index in enumerate(self.stream):
+        # The stream of indices before the sampler deals it out to ranks.
+        for position, index in enumerate(self.sampler._infinite_indices()):
             group = self.groups[index]
             batch = pending.setdefault(group, [])
             batch.append((index, position))
@@ -74,8 +66,7 @@ class SeededMapDataset(Dataset):
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int):
         self.records = DatasetFromList(records, copy=False)
-        self.mapper = mapper
-        self.seed = seed
+        self.mapper, self.seed = mapper, seed
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         index, position = item
@@ -115,7 +106,6 @@ def build_train_loader(
 
     Args:
         dataset: records with "width", "height" and "annotations".
-        mapper: makes a model input of a record.
         total_batch_size: images of a batch over all ranks.
         repeat_threshold: LVIS's repeat factor sampling: images with categories that occur in a
             smaller fraction of the images than this are seen more often; 0 for none. Computed
@@ -123,13 +113,11 @@ def build_train_loader(
         num_workers: processes a rank; what is loaded does not depend on it.
         seed: of order and augmentation.
     """
-    repeat_factors = _repeat_factors(dataset, repeat_threshold)
+    sampler = RepeatFactorTrainingSampler(_repeat_factors(dataset, repeat_threshold), seed=seed)
     groups = np.array([record["width"] > record["height"] for record in dataset])
     return DataLoader(
         SeededMapDataset(dataset, mapper, seed),
-        batch_sampler=GlobalBatchSampler(
-            _GlobalStream(repeat_factors, seed=seed), groups, total_batch_size
-        ),
+        batch_sampler=GlobalBatchSampler(sampler, groups, total_batch_size),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         generator=torch.Generator(),  # else a new iterator draws from the training's random stream

@@ -25,8 +25,7 @@ def check_data(cfg: DictConfig, *, training: bool) -> None:
     Raises:
         FileNotFoundError: names the file and the fix.
     """
-    parts = ("train", "test") if training else ("test",)
-    for part in parts:
+    for part in ("train", "test") if training else ("test",):
         names = cfg.dataloader[part].dataset.names
         for name in [names] if isinstance(names, str) else names:
             check_annotations_exist(name)

@@ -144,15 +144,7 @@ class TextEmbeddings:
             raise ValueError(f"{path}: {error}") from error
 
     def check(self, names: Sequence[str] | None = None, dim: int | None = None) -> None:
-        """Refuse embeddings that do not fit a configuration.
-
-        Args:
-            names: the names expected, in order.
-            dim: the width expected, D.
-
-        Raises:
-            ValueError: one of these does not fit; the message says which, and how to fix it.
-        """
+        """Raise a ValueError, which names the fix, if names and their order or the width differ."""
         if dim is not None and dim != self.dim:
             raise ValueError(
                 f"The text embeddings have width {self.dim} (CLIP {self.clip_model}), but {dim} is "

@@ -45,15 +45,12 @@ def build_text_embeddings(
     """One embedding a category: the mean of its prompts' unit embeddings, scaled to unit norm.
 
     Args:
-        categories: C categories.
-        clip_model: CLIP, on the device where it shall run.
         templates: a set's name in ``TEMPLATES``, or the templates themselves.
         use_synonyms: put the synonyms into the templates too; each word has the same weight.
         batch_size: prompts encoded at a time.
-        progress: show a progress bar.
 
     Returns:
-        (C, D) float32 on the CPU, every row of unit norm.
+        (C, D) float32 on the CPU, every row of unit norm, of C categories.
 
     Raises:
         ValueError: a prompt is too long (the message names its category), or the templates are

@@ -69,10 +69,7 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
 
 
 def make_categories(names: Iterable[str]) -> list[Category]:
-    """Categories of names that somebody made up.
-
-    Args:
-        names: superfluous spaces are removed, and underscores become spaces.
+    """Categories of names. Superfluous spaces are removed, and underscores become spaces.
 
     Raises:
         ValueError: there are no names, one is empty, or two are the same.
