@@ -8,7 +8,6 @@ from PIL import Image
 from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.vild import precompute_proposals
-from gridclip.vild.proposals import proposal_network
 
 SIZES = [(90, 60), (64, 64), (40, 120)]  # width, height
 RESIZE = [T.ResizeShortestEdge(96, 160)]
@@ -115,7 +114,11 @@ def test_interrupted_run_goes_on_and_ranks_share(records, store_proposals, monke
 
     # Two ranks one after the other; each comes and goes on its own.
     monkeypatch.setattr("gridclip.data.array_store.comm.synchronize", lambda: None)
-    counts = [store_proposals("shared", rank=rank, world=2)[0].done for rank in (0, 1)]
+    monkeypatch.setattr("gridclip.vild.proposals.comm.get_world_size", lambda: 2)
+    counts = []
+    for rank in (0, 1):
+        monkeypatch.setattr("gridclip.vild.proposals.comm.get_rank", lambda rank=rank: rank)
+        counts.append(store_proposals("shared")[0].done)
     assert counts == [2, 1]
     digests = {ProposalStore.open(p).digest() for p in (whole, cut, cut.with_name("shared"))}
     assert len(digests) == 1
@@ -159,8 +162,9 @@ def test_workers_give_the_same(store_proposals):
     assert digests[0] == digests[1]
 
 
-def test_network_has_the_detectors_own_modules(model):
-    network = proposal_network(model)
-    assert network.backbone is model.backbone and not network.training
-    assert torch.equal(network.pixel_mean, model.pixel_mean)
-    assert torch.equal(network.pixel_std, model.pixel_std)
+def test_a_model_in_training_mode_gives_the_same(model, store_proposals):
+    _, expected = store_proposals("evaluation")
+    model.train()
+    _, path = store_proposals("training")
+    assert not model.training
+    assert ProposalStore.open(path).digest() == ProposalStore.open(expected).digest()

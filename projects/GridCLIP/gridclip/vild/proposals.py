@@ -2,30 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MapDataset
 from detectron2.data import transforms as T
-from detectron2.modeling import ProposalNetwork
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from gridclip.data.filling import Filling, FillReport, without_annotations
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 
 from .vild import ViLD
-
-
-def proposal_network(model: ViLD) -> ProposalNetwork:
-    """The first stage of a detector, with the detector's own modules, in evaluation mode."""
-    mean, std = (x.flatten().tolist() for x in (model.pixel_mean, model.pixel_std))
-    network = ProposalNetwork(
-        backbone=model.backbone,
-        proposal_generator=model.proposal_generator,
-        pixel_mean=mean,
-        pixel_std=std,
-    )
-    return network.to(model.device).eval()
 
 
 def precompute_proposals(
@@ -38,8 +28,6 @@ def precompute_proposals(
     augmentations: Sequence[T.Augmentation],
     max_proposals: int = 300,
     num_workers: int = 4,
-    rank: int | None = None,
-    world: int | None = None,
 ) -> FillReport:
     """Store the best proposals of all images that are not in the store yet.
 
@@ -47,11 +35,11 @@ def precompute_proposals(
     seen novel ones finds their objects for the teacher. Its weights do not tell; the caller knows.
 
     Images go through the model one by one, so that no image's proposals depend on others. A picture
-    that cannot be read, or whose size is not the annotated one, is reported and stays undone.
+    that cannot be read, or whose size is not the annotated one, is reported and stays undone. The
+    processes of a group share the images.
 
     Args:
-        model: the trained detector; its backbone and its proposal generator are used, on its
-            device.
+        model: the trained detector; it is left in evaluation mode.
         dataset_dicts: in detectron2's format; used are "image_id", "file_name", "width", "height".
         dataset_name: its name, for the manifest.
         store_path: the folder of the :class:`ProposalStore`, made if need be.
@@ -59,16 +47,13 @@ def precompute_proposals(
         augmentations: that resize a picture for the model, as in its evaluation.
         max_proposals: the most an image keeps after the proposal generator's suppression.
         num_workers: processes that read pictures.
-        rank, world: this process fills the rows ``rank::world``; None: of the process group.
 
     Raises:
         StoreError: the folder holds a store of something else.
         ValueError: the proposal generator can't give that many proposals.
     """
-    rank = comm.get_rank() if rank is None else rank
-    world = comm.get_world_size() if world is None else world
-    network = proposal_network(model)
-    most = network.proposal_generator.post_nms_topk[False]
+    rank, world = comm.get_rank(), comm.get_world_size()
+    most = model.proposal_generator.post_nms_topk[False]
     if max_proposals > most:
         raise ValueError(
             f"{max_proposals} proposals an image are wanted, but the proposal generator gives "
@@ -79,56 +64,52 @@ def precompute_proposals(
         image_ids=tuple(record["image_id"] for record in dataset_dicts),
         weights_sha256=weights_sha256,
         max_proposals=max_proposals,
-        inference=_describe(network, augmentations),
+        inference=_describe(model, augmentations),
     )
     store = ProposalStore.create(store_path, manifest, rank, world)
     rows = store.pending(rank, world).tolist()
+    mapper = DatasetMapper(False, augmentations=list(augmentations), image_format="RGB")
+    records = [(row, without_annotations(dataset_dicts[row])) for row in rows]
     loader = DataLoader(
-        _Pictures([dataset_dicts[row] for row in rows], rows, augmentations),
+        MapDataset(records, partial(_read, mapper)),
         batch_size=None,
         num_workers=num_workers,
         pin_memory=model.device.type == "cuda",
     )
+    model.eval()
     with Filling(dataset_dicts, len(rows), "proposals") as filling:
         for row, inputs, failure in loader:
             if failure:
                 filling.fail(row, failure)
             else:
-                store.write(row, *_propose(network, inputs, max_proposals))
+                store.write(row, *_propose(model, inputs, max_proposals))
                 filling.done()
         return filling.report()
 
 
 @torch.inference_mode()
-def _propose(network: ProposalNetwork, inputs: dict, max_proposals: int):
+def _propose(model: ViLD, inputs: dict, max_proposals: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (k, 4) and scores (k,) as :meth:`ProposalStore.write` takes them."""
+    images = model.preprocess_image([inputs])
+    found, _ = model.proposal_generator(images, model.backbone(images.tensor), None)
     # In pixels of the original picture, clipped, none of them empty, best first.
-    proposals = network([inputs])[0]["proposals"][:max_proposals]
-    boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
-    return boxes, proposals.objectness_logits.float().cpu().numpy()
+    found = detector_postprocess(found[0], inputs["height"], inputs["width"])[:max_proposals]
+    boxes = found.proposal_boxes.tensor.float().cpu().numpy()
+    return boxes, found.objectness_logits.float().cpu().numpy()
 
 
-def _describe(network: ProposalNetwork, augmentations: Sequence[T.Augmentation]) -> str:
-    rpn = network.proposal_generator
+def _describe(model: ViLD, augmentations: Sequence[T.Augmentation]) -> str:
+    rpn = model.proposal_generator
     return (
         f"{'; '.join(map(str, augmentations))}; at most {rpn.pre_nms_topk[False]} a level and "
         f"{rpn.post_nms_topk[False]} in all, NMS at IoU {rpn.nms_thresh}"
     )
 
 
-class _Pictures(Dataset):
+def _read(mapper: DatasetMapper, record: tuple[int, dict]) -> tuple[int, dict | None, str]:
     """(row, the model's input or None, reason of a failure or "")."""
-
-    def __init__(self, records, rows, augmentations):
-        self.records = [without_annotations(record) for record in records]
-        self.rows = rows
-        self.mapper = DatasetMapper(False, augmentations=list(augmentations), image_format="RGB")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, dict | None, str]:
-        try:
-            return self.rows[index], self.mapper(self.records[index]), ""
-        except Exception as error:  # every image format has its own exceptions for a damaged file
-            return self.rows[index], None, f"{type(error).__name__}: {error}"
+    row, picture = record
+    try:
+        return row, mapper(picture), ""
+    except Exception as error:  # every image format has its own exceptions for a damaged file
+        return row, None, f"{type(error).__name__}: {error}"
