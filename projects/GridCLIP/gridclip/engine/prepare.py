@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from gridclip.data.array_store import StoreError
 from gridclip.data.datasets import check_annotations_exist
 from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.filling import FillReport
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.regions import Proposals, Regions, Windows
 from gridclip.data.teacher import precompute_embeddings
@@ -19,13 +18,8 @@ from gridclip.text import TextEmbeddings, load_categories, precompute_text_embed
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def check_data(cfg: DictConfig, *, training: bool) -> None:
-    """Fail before anything long starts if annotations are missing.
-
-    Raises:
-        FileNotFoundError: names the file and the fix.
-    """
-    parts = ("train", "test") if training else ("test",)
+def check_data(cfg: DictConfig, *parts: str) -> None:
+    """Raise a FileNotFoundError that names file and fix if ``cfg.dataloader[part]`` lacks them."""
     for part in parts:
         names = cfg.dataloader[part].dataset.names
         for name in [names] if isinstance(names, str) else names:
@@ -33,11 +27,8 @@ def check_data(cfg: DictConfig, *, training: bool) -> None:
 
 
 def prepare_text_embeddings(cfg: DictConfig) -> None:
-    """Compute the training vocabulary's text embeddings if their file is missing.
-
-    Raises:
-        ValueError: the file that is there is of other categories or another width.
-    """
+    """Compute the training vocabulary's text embeddings if their file is missing. Raises ValueError
+    if the file that is there is of other categories or another width."""
     path = Path(cfg.model.classifier.text_embeddings)
     if not path.is_file() and comm.is_main_process():
         logger.info(f"No text embeddings at {path}: computing them from {cfg.clip.weights}")
@@ -65,9 +56,8 @@ def prepare_embeddings(cfg: DictConfig) -> None:
     if store_path is None:
         return
     dataset_dicts = DatasetCatalog.get(cfg.clip.image_dataset)
-    regions: Regions
     if OmegaConf.select(cfg, "clip.proposals") is None:
-        regions = Windows(cfg.clip.windows)
+        regions: Regions = Windows(cfg.clip.windows)
     else:
         regions = Proposals(_open_proposals(cfg, dataset_dicts))
     report = precompute_embeddings(
@@ -79,7 +69,12 @@ def prepare_embeddings(cfg: DictConfig) -> None:
         num_workers=cfg.dataloader.train.num_workers,
         device=cfg.train.device,
     )
-    _check_no_failures(cfg, report)
+    failures = [failure for part in comm.all_gather(report.failures) for failure in part]
+    if failures:
+        raise RuntimeError(
+            f"{len(failures)} images of {cfg.clip.image_dataset} could not be embedded, the first "
+            f"{failures[0]}. Replace the files and start again: what is done is kept."
+        )
     _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
@@ -94,15 +89,6 @@ def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore
             "  python projects/GridCLIP/train_net.py --config-file "
             "projects/GridCLIP/configs/lvis/vild_text_r50_ov.py"
         ) from error
-
-
-def _check_no_failures(cfg: DictConfig, report: FillReport) -> None:
-    failures = [failure for part in comm.all_gather(report.failures) for failure in part]
-    if failures:
-        raise RuntimeError(
-            f"{len(failures)} images of {cfg.clip.image_dataset} could not be embedded, the first "
-            f"{failures[0]}. Replace the files and start again: what is done is kept."
-        )
 
 
 def _check_same_teacher(cfg: DictConfig, store: EmbeddingStore) -> None:
