@@ -55,32 +55,28 @@ def prepare_embeddings(cfg: DictConfig) -> None:
     store_path = OmegaConf.select(cfg, "dataloader.train.mapper.embeddings")
     if store_path is None:
         return
-    dataset_dicts = DatasetCatalog.get(cfg.clip.image_dataset)
+    clip = cfg.clip
+    dataset_dicts = DatasetCatalog.get(clip.image_dataset)
     if OmegaConf.select(cfg, "clip.proposals") is None:
-        regions: Regions = Windows(cfg.clip.windows)
+        regions: Regions = Windows(clip.windows)
     else:
-        regions = Proposals(_open_proposals(cfg, dataset_dicts))
+        regions = Proposals(_open_proposals(clip.proposals, dataset_dicts))
+    options = dict(num_workers=cfg.dataloader.train.num_workers, device=cfg.train.device)
     report = precompute_embeddings(
-        dataset_dicts,
-        cfg.clip.image_dataset,
-        store_path,
-        cfg.clip.weights,
-        regions,
-        num_workers=cfg.dataloader.train.num_workers,
-        device=cfg.train.device,
+        dataset_dicts, clip.image_dataset, store_path, clip.weights, regions, **options
     )
     failures = [failure for part in comm.all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
-            f"{len(failures)} images of {cfg.clip.image_dataset} could not be embedded, the first "
+            f"{len(failures)} images of {clip.image_dataset} could not be embedded, the first "
             f"{failures[0]}. Replace the files and start again: what is done is kept."
         )
     _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
-def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore:
+def _open_proposals(path: str, dataset_dicts: list[dict]) -> ProposalStore:
     try:
-        store = ProposalStore.open(cfg.clip.proposals)
+        store = ProposalStore.open(path)
         store.check(record["image_id"] for record in dataset_dicts)
         return store
     except StoreError as error:
