@@ -75,7 +75,7 @@ TINY_CLIP = dict(
 @pytest.fixture(scope="session")
 def make_clip(tmp_path_factory):
     """Writes an archive in OpenAI's format of a very small CLIP with random weights."""
-    from gridclip.clip_models import write_random_clip_archive
+    from benchmark.random_clip import write_random_clip_archive
 
     def make(**changes) -> Path:
         path = tmp_path_factory.mktemp("clip") / "tiny.pt"

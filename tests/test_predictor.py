@@ -302,11 +302,12 @@ def test_averaged_weights_are_used_where_the_run_has_them(cfg, weights, picture,
     plain = Predictor(cfg, weights)  # a checkpoint without an average
     cfg.model.federated_weights = None
     model = build_model(cfg)
-    GridCLIPCheckpointer(model).load(str(weights))
-    averaged = average_model(cfg, model)
+    checkpointer = GridCLIPCheckpointer(model, str(tmp_path))
+    checkpointer.load(str(weights))
+    averaged = average_model(cfg, checkpointer)
     averaged.n_averaged += 1
     averaged.module.classifier.bias.data += 1
-    GridCLIPCheckpointer(model, str(tmp_path), ema=averaged).save("both")
+    checkpointer.save("both")
     both = Predictor(cfg, tmp_path / "both.pth")
     assert both.model.classifier.bias == plain.model.classifier.bias + 1
     assert both(picture).scores[0] > plain(picture).scores[0]

@@ -8,9 +8,9 @@ import torchvision.transforms as tv
 from detectron2.utils import comm
 from PIL import Image
 
+from benchmark.random_clip import write_random_clip_archive
 from drawings import random_image
 from gridclip.clip_checkpoint import load_clip
-from gridclip.clip_models import write_random_clip_archive
 from gridclip.data import teacher
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore

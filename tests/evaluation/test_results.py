@@ -164,7 +164,7 @@ def test_refuses_to_write_what_it_could_not_read(dataset, tmp_path, metrics):
     [
         (lambda r: r.pop("metrics"), "has no metrics"),
         (lambda r: r.update(metrics={}), "metrics are empty"),
-        (lambda r: r["metrics"].update(bbox=[1]), "metrics.bbox is not a table"),
+        (lambda r: r["metrics"].update(bbox=[1]), "metrics.bbox is not a JSON object"),
         (lambda r: r["metrics"]["bbox"].update(AP="1"), "AP is '1'"),
         (lambda r: r.update(versions=None), "versions is None"),
         (lambda r: r["protocol"].pop("dataset_sha256"), "protocol has no dataset_sha256"),

@@ -8,7 +8,6 @@ from PIL import Image
 from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.vild import precompute_proposals
-from gridclip.vild.proposals import proposal_network
 
 SIZES = [(90, 60), (64, 64), (40, 120)]  # width, height
 RESIZE = [T.ResizeShortestEdge(96, 160)]
@@ -161,8 +160,9 @@ def test_workers_give_the_same(store_proposals):
     assert digests[0] == digests[1]
 
 
-def test_network_has_the_detectors_own_modules(model):
-    network = proposal_network(model)
-    assert network.backbone is model.backbone and not network.training
-    assert torch.equal(network.pixel_mean, model.pixel_mean)
-    assert torch.equal(network.pixel_std, model.pixel_std)
+def test_a_model_in_training_mode_gives_the_same(model, store_proposals):
+    _, expected = store_proposals("evaluation")
+    model.train()
+    _, path = store_proposals("training")
+    assert not model.training
+    assert ProposalStore.open(path).digest() == ProposalStore.open(expected).digest()

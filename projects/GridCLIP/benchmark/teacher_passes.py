@@ -27,6 +27,7 @@ from gridclip.data.teacher import encode_images, encode_regions
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 
+from . import random_clip  # noqa: F401  random-clip://
 from .cost import LVIS_TRAIN_IMAGES
 from .inputs import REGIONS
 

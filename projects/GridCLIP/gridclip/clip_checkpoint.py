@@ -119,29 +119,10 @@ def resnet_state_dict(checkpoint: CLIPCheckpoint) -> dict[str, Tensor]:
     }
 
 
-def infer_resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sizes of a ``ModifiedResNet`` from its state dict: layers, width, embed_dim,
-    input_resolution."""
-
-    def blocks(stage: int) -> int:
-        return len({key.split(".")[1] for key in state_dict if key.startswith(f"layer{stage}.")})
-
-    positions = state_dict["attnpool.positional_embedding"].shape[0] - 1
-    return dict(
-        layers=tuple(blocks(stage) for stage in (1, 2, 3, 4)),
-        width=state_dict["layer1.0.conv1.weight"].shape[0],
-        embed_dim=state_dict["attnpool.c_proj.weight"].shape[0],
-        input_resolution=round(positions**0.5) * 32,
-    )
-
-
 def sha256_of_file(path: str | os.PathLike) -> str:
     """Hex sha256 digest of a file."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path) -> Any:

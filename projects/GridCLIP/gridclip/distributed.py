@@ -26,9 +26,9 @@ def device_of_rank(device: str) -> torch.device:
 def leave_process_group() -> None:
     """Leave torch's process group, if there is one, and end its threads.
 
-    detectron2 keeps the group that gathers objects in a cache, so that destroying it alone leaves
-    Gloo's threads running until the interpreter ends, which now and then aborts the process
-    ("terminate called without an active exception").
+    detectron2 caches the group that gathers objects. Destroying it alone leaves Gloo's threads
+    running, and now and then the process aborts at its end ("terminate called without an active
+    exception").
     """
     if dist.is_initialized():
         comm._get_global_gloo_group.cache_clear()

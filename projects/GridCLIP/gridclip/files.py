@@ -22,7 +22,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write strict JSON atomically. Raises ValueError for nan and infinity."""
+    text = json.dumps(value, indent=indent, allow_nan=False)
     with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        partial.write_text(f"{text}\n", encoding="utf-8")

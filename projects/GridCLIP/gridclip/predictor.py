@@ -30,20 +30,13 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 class Predictor:
     """Detects the categories of a vocabulary in one picture at a time.
 
-    ::
-
-        predictor = Predictor("configs/lvis/gridclip_r50_ov_1x.py", "model_final.pth")
-        predictor.set_vocabulary(["red shoe", "traffic cone"])
-        instances = predictor("street.jpg")
-        predictor.draw("street.jpg", instances).save("detections.jpg")
-
     Several threads may call one predictor at once. A call works with the vocabulary that was set
     when it began.
 
     Attributes:
         cfg: the config in use.
-        model: the detector, made fast for inference as ``train.inference`` of the config says. A
-            new vocabulary makes a new one, with the same weights.
+        model: the detector, made fast as the config's ``train.inference`` says. A new vocabulary
+            makes a new one, with the same weights.
     """
 
     def __init__(
@@ -144,13 +137,8 @@ class Predictor:
     def draw(
         self, image: Picture, instances: Instances, score_threshold: float = 0.3
     ) -> Image.Image:
-        """Draw detections made with the present vocabulary on their picture, at its size.
-
-        Args:
-            image: as in :meth:`__call__`.
-            instances: what that returned.
-            score_threshold: the least score that is drawn.
-        """
+        """Draw the detections of a picture that reach ``score_threshold``, at its size. They must
+        be of the present vocabulary."""
         instances = instances[instances.scores >= score_threshold]
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
         labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
@@ -165,13 +153,11 @@ class Predictor:
 
     def _text_embeddings(self, vocabulary: Vocabulary) -> TextEmbeddings:
         clip, device = self.cfg.clip, self.cfg.train.device
-        text_embeddings = as_text_embeddings(
-            vocabulary, clip.weights, clip.templates, device=device
-        )
-        if not len(text_embeddings):
+        embedded = as_text_embeddings(vocabulary, clip.weights, clip.templates, device=device)
+        if not len(embedded):
             raise ValueError("The vocabulary is empty: give at least one category.")
-        _check_same_clip(self.cfg, text_embeddings)
-        return text_embeddings
+        _check_same_clip(self.cfg, embedded)
+        return embedded
 
 
 def read_picture(source: Picture) -> np.ndarray:
@@ -182,11 +168,9 @@ def read_picture(source: Picture) -> np.ndarray:
         ValueError: it can't be read as a picture, or an array has another shape or type.
     """
     if isinstance(source, np.ndarray):
-        shape, dtype = source.shape, source.dtype
-        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not source.size:
-            raise ValueError(
-                f"A picture must be an (H, W, 3) uint8 RGB array, not {shape} {dtype}."
-            )
+        kind = f"{source.shape} {source.dtype}"
+        if source.dtype != np.uint8 or source.shape[2:] != (3,) or not source.size:
+            raise ValueError(f"A picture must be an (H, W, 3) uint8 RGB array, not {kind}.")
         return source
     if isinstance(source, Image.Image):
         return convert_PIL_to_numpy(ImageOps.exif_transpose(source), "RGB")
@@ -196,9 +180,8 @@ def read_picture(source: Picture) -> np.ndarray:
     try:
         return read_image(str(path), "RGB")
     except Exception as error:  # every image format has its own exceptions for a damaged file
-        raise ValueError(
-            f"{path} can't be read as a picture ({type(error).__name__}: {error})."
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} can't be read as a picture ({reason}).") from error
 
 
 class _CompleteCheckpointer(GridCLIPCheckpointer):
@@ -218,8 +201,7 @@ class _CompleteCheckpointer(GridCLIPCheckpointer):
 
 def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:
     """With the training vocabulary where ``text_embeddings`` is None."""
-    # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
-    model = {**cfg.model}
+    model = {**cfg.model}  # a DictConfig can't hold text embeddings
     if text_embeddings is not None:
         model["classifier"] = {**cfg.model.classifier, "text_embeddings": text_embeddings}
     if "federated_weights" in model:
@@ -252,11 +234,10 @@ def _check_same_clip(cfg: DictConfig, vocabulary: TextEmbeddings) -> None:
     path = Path(cfg.model.classifier.text_embeddings)
     if not path.is_file():
         return
-    trained = TextEmbeddings.load(path)
-    if "" not in (digests := {trained.clip_sha256, vocabulary.clip_sha256}) and len(digests) > 1:
-        own, needed = (
-            f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in (vocabulary, trained)
-        )
+    both = vocabulary, TextEmbeddings.load(path)
+    digests = {x.clip_sha256 for x in both}
+    if "" not in digests and len(digests) > 1:
+        own, needed = (f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in both)
         raise ValueError(
             f"The vocabulary's text embeddings are of CLIP model {own}, the training vocabulary's "
             f"at {path} of {needed}: use one model for both."

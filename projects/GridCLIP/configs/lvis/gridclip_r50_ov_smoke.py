@@ -4,6 +4,8 @@ It needs no weights of OpenAI's: it runs on an archive of RN50's true sizes with
 clip.weights=clip://RN50 takes the real ones.
 """
 
+import benchmark.random_clip  # noqa: F401  random-clip://
+
 from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
 
 clip.weights = "random-clip://RN50"

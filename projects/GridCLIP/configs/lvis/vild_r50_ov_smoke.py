@@ -4,10 +4,12 @@ ViLD needs proposals. They come from ViLD-text, which is this config with
 
     model.roi_heads.distillation_weight=0 dataloader.train.mapper.embeddings=null
 
-and then ``scripts/precompute_proposals.py --max-proposals 2``. It needs no weights of OpenAI's: it
+and then ``scripts/precompute.py proposals --max-proposals 2``. It needs no weights of OpenAI's: it
 runs on an archive of RN50's true sizes with random weights. clip.weights=clip://RN50 takes the real
 ones.
 """
+
+import benchmark.random_clip  # noqa: F401  random-clip://
 
 from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
 

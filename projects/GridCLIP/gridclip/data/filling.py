@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
+from detectron2.data import MapDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -74,9 +74,8 @@ class Filling:
             for row in store.pending(comm.get_rank(), comm.get_world_size()).tolist()
         ]
         loader = DataLoader(
-            DatasetFromList(pending, copy=False, serialize=False),
+            MapDataset(pending, partial(_load, prepare)),
             batch_size=None,
-            collate_fn=partial(_load, prepare),
             num_workers=num_workers,
             pin_memory=torch.device(device).type == "cuda",
         )

@@ -11,15 +11,11 @@ from gridclip.clip_checkpoint import is_clip_checkpoint, read_clip_checkpoint, r
 from gridclip.files import replacing
 
 _BACKBONE = "backbone.bottom_up."
-_TORCHVISION_KEY = "layer1.0.conv1.weight"
 
 
 class GridCLIPCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer that also starts a detector from the weights of a backbone.
-
-    The image encoder of a CLIP checkpoint, or a ResNet in torchvision's names, becomes the
-    detector's ``backbone.bottom_up``.
-    """
+    """detectron2's checkpointer that also starts a detector from a backbone: the image encoder of a
+    CLIP checkpoint or a ResNet in torchvision's names becomes ``backbone.bottom_up``."""
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith((".pkl", ".pyth")):
@@ -31,8 +27,9 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
             weights = resnet_state_dict(read_clip_checkpoint(filename))
             return self._initialise_backbone(filename, "CLIP ResNet", weights)
         loaded = super()._load_file(filename)
-        if _TORCHVISION_KEY in loaded["model"]:
-            weights = torchvision_resnet_state_dict(loaded["model"])
+        if "layer1.0.conv1.weight" in loaded["model"]:  # torchvision's name
+            encoder = {k: v for k, v in loaded["model"].items() if not k.startswith("fc.")}
+            weights = {_detectron2_name(key): value for key, value in encoder.items()}
             return self._initialise_backbone(filename, "ResNet", weights)
         return loaded
 
@@ -41,11 +38,11 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
         model = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
         found, needed = _backbone_shapes(model), _backbone_shapes(self.model.state_dict())
         for key in needed | found:
-            if found.get(key) != needed.get(key):
+            has, needs = found.get(key, "nothing"), needed.get(key, "nothing")
+            if has != needs:
                 raise ValueError(
                     f"{filename} is another {kind} than model.backbone.bottom_up describes: "
-                    f"for {key} it has {found.get(key, 'nothing')}, "
-                    f"not {needed.get(key, 'nothing')}."
+                    f"for {key} it has {has}, not {needs}."
                 )
         return {"model": model}
 
@@ -63,18 +60,12 @@ class GridCLIPCheckpointer(DetectionCheckpointer):
                 partial.write_text(final)
 
 
-def torchvision_resnet_state_dict(state_dict: dict) -> dict:
-    """A torchvision ResNet's tensors, without its classifier, under detectron2's names."""
-    renamed = {}
-    for key, value in state_dict.items():
-        if key.startswith("fc."):
-            continue
-        key = re.sub(r"^(conv1|bn1)", r"stem.\1", key)
-        key = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
-        key = re.sub(r"bn(\d)", r"conv\1.norm", key)
-        key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
-        renamed[key] = value
-    return renamed
+def _detectron2_name(key: str) -> str:
+    """detectron2's name of a tensor of torchvision's ResNet."""
+    key = re.sub(r"^(conv1|bn1)", r"stem.\1", key)
+    key = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
+    key = re.sub(r"bn(\d)", r"conv\1.norm", key)
+    return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
 def _backbone_shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:

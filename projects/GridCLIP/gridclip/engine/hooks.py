@@ -1,28 +1,15 @@
-"""Hooks that detectron2 lacks: weight averaging, and what makes a resumed run equal a whole one."""
+"""Hooks that make a resumed run equal an uninterrupted one."""
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
 from detectron2.utils import comm
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
-
-
-class EMAHook(HookBase):
-    """Updates an averaged copy of the model after every step."""
-
-    def __init__(self, averaged: AveragedModel, model: nn.Module):
-        self.averaged = averaged
-        self.model = model
-
-    def after_step(self) -> None:
-        self.averaged.update_parameters(self.model)
 
 
 class SeedStepHook(HookBase):
     """Makes a step's random draws, such as an RPN's samples, depend on the seed, the iteration and
-    the rank alone: a resumed run draws what an uninterrupted one would have drawn."""
+    the rank alone."""
 
     def __init__(self, seed: int):
         self.seed = seed

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from gridclip.data.array_store import StoreError
 from gridclip.data.datasets import check_annotations_exist
 from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.filling import FillReport
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.regions import Proposals, Regions, Windows
 from gridclip.data.teacher import precompute_embeddings
@@ -19,24 +18,17 @@ from gridclip.text import TextEmbeddings, as_text_embeddings, load_categories
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def check_data(cfg: DictConfig, *, training: bool) -> None:
-    """Fail before anything long starts if annotations are missing.
-
-    Raises:
-        FileNotFoundError: names the file and the fix.
-    """
-    for part in ("train", "test") if training else ("test",):
+def check_data(cfg: DictConfig, *parts: str) -> None:
+    """Raise a FileNotFoundError that names file and fix if ``cfg.dataloader[part]`` lacks them."""
+    for part in parts:
         names = cfg.dataloader[part].dataset.names
         for name in [names] if isinstance(names, str) else names:
             check_annotations_exist(name)
 
 
 def prepare_text_embeddings(cfg: DictConfig) -> None:
-    """Compute the training vocabulary's text embeddings if their file is missing.
-
-    Raises:
-        ValueError: the file that is there is of other categories or another width.
-    """
+    """Compute the training vocabulary's text embeddings if their file is missing. Raises ValueError
+    if the file that is there is of other categories or another width."""
     path = Path(cfg.model.classifier.text_embeddings)
     if not path.is_file() and comm.is_main_process():
         logger.info(f"No text embeddings at {path}: computing them from {cfg.clip.weights}")
@@ -63,28 +55,28 @@ def prepare_embeddings(cfg: DictConfig) -> None:
     store_path = OmegaConf.select(cfg, "dataloader.train.mapper.embeddings")
     if store_path is None:
         return
-    dataset_dicts = DatasetCatalog.get(cfg.clip.image_dataset)
-    regions: Regions
+    clip = cfg.clip
+    dataset_dicts = DatasetCatalog.get(clip.image_dataset)
     if OmegaConf.select(cfg, "clip.proposals") is None:
-        regions = Windows(cfg.clip.windows)
+        regions: Regions = Windows(clip.windows)
     else:
-        regions = Proposals(_open_proposals(cfg, dataset_dicts))
+        regions = Proposals(_open_proposals(clip.proposals, dataset_dicts))
+    options = dict(num_workers=cfg.dataloader.train.num_workers, device=cfg.train.device)
     report = precompute_embeddings(
-        dataset_dicts,
-        cfg.clip.image_dataset,
-        store_path,
-        cfg.clip.weights,
-        regions,
-        num_workers=cfg.dataloader.train.num_workers,
-        device=cfg.train.device,
+        dataset_dicts, clip.image_dataset, store_path, clip.weights, regions, **options
     )
-    _check_no_failures(cfg, report)
+    failures = [failure for part in comm.all_gather(report.failures) for failure in part]
+    if failures:
+        raise RuntimeError(
+            f"{len(failures)} images of {clip.image_dataset} could not be embedded, the first "
+            f"{failures[0]}. Replace the files and start again: what is done is kept."
+        )
     _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
-def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore:
+def _open_proposals(path: str, dataset_dicts: list[dict]) -> ProposalStore:
     try:
-        store = ProposalStore.open(cfg.clip.proposals)
+        store = ProposalStore.open(path)
         store.check(record["image_id"] for record in dataset_dicts)
         return store
     except StoreError as error:
@@ -93,15 +85,6 @@ def _open_proposals(cfg: DictConfig, dataset_dicts: list[dict]) -> ProposalStore
             "  python projects/GridCLIP/train_net.py --config-file "
             "projects/GridCLIP/configs/lvis/vild_text_r50_ov.py"
         ) from error
-
-
-def _check_no_failures(cfg: DictConfig, report: FillReport) -> None:
-    failures = [failure for part in comm.all_gather(report.failures) for failure in part]
-    if failures:
-        raise RuntimeError(
-            f"{len(failures)} images of {cfg.clip.image_dataset} could not be embedded, the first "
-            f"{failures[0]}. Replace the files and start again: what is done is kept."
-        )
 
 
 def _check_same_teacher(cfg: DictConfig, store: EmbeddingStore) -> None:

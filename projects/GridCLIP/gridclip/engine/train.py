@@ -20,7 +20,7 @@ from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
-from .hooks import EMAHook, ResumableBestCheckpointer, SeedStepHook
+from .hooks import ResumableBestCheckpointer, SeedStepHook
 from .prepare import check_data, prepare_embeddings, prepare_text_embeddings
 
 Detector = GridCLIP | ViLD
@@ -29,46 +29,36 @@ logger = logging.getLogger("detectron2.gridclip")
 
 
 def build_model(cfg: DictConfig) -> Detector:
-    """The model on its device.
-
-    Raises:
-        RuntimeError: the device is not there.
-    """
+    """The model on its device. Raises RuntimeError if the device is not there."""
     if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("No CUDA device is available: add train.device=cpu.")
     return instantiate(cfg.model).to(cfg.train.device)
 
 
-def average_model(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
-    """An exponential moving average of the weights, if ``train.ema.enabled``."""
+def average_model(cfg: DictConfig, checkpointer: GridCLIPCheckpointer) -> AveragedModel | None:
+    """An exponential moving average of the checkpointer's model, if ``train.ema.enabled``. It
+    becomes a part of the checkpoints."""
     if not cfg.train.ema.enabled:
         return None
-    return AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(cfg.train.ema.decay), use_buffers=True
-    )
+    average = get_ema_multi_avg_fn(cfg.train.ema.decay)
+    averaged = AveragedModel(checkpointer.model, multi_avg_fn=average, use_buffers=True)
+    checkpointer.add_checkpointable("ema", averaged)
+    return averaged
 
 
 def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str) -> Detector:
-    """Load a checkpoint of a trained detector into the checkpointer's model.
-
-    Returns:
-        The model, or where the run averaged its weights, a copy with the average.
-    """
-    averaged = average_model(cfg, checkpointer.model)
-    if averaged is not None:
-        checkpointer.add_checkpointable("ema", averaged)
+    """The checkpointer's model with the weights of a checkpoint, or where the run averaged its
+    weights, a copy with the average."""
+    averaged = average_model(cfg, checkpointer)
     checkpointer.load(path)
     if averaged is None or averaged.n_averaged == 0:
         return checkpointer.model
-    return cast(Detector, averaged.module)  # a copy of the model
+    return cast(Detector, averaged.module)
 
 
 def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
-    """A copy of a model that is faster, as ``train.inference`` says.
-
-    Raises:
-        ValueError: ``train.inference.dtype`` is not a type for inference.
-    """
+    """A copy of a model that is faster, as ``train.inference`` says. Raises ValueError if
+    ``train.inference.dtype`` is not a type for inference."""
     dtypes = ("float32", "bfloat16", "float16")
     if (dtype := cfg.train.inference.dtype) not in dtypes:
         raise ValueError(f"train.inference.dtype is '{dtype}': take one of {', '.join(dtypes)}.")
@@ -78,14 +68,12 @@ def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
 
 
 def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
-    """Evaluate and write ``<output_dir>/results.json``.
+    """Evaluate, write ``<output_dir>/results.json`` and return detectron2's nested metrics, which
+    are empty on all ranks but the first.
 
     Args:
         model: stays as it is; a fast copy is evaluated.
         facts: further entries of the file, such as the iteration.
-
-    Returns:
-        detectron2's nested metrics; empty on all ranks but the first.
     """
     evaluator = instantiate(cfg.dataloader.evaluator)
     fast = build_inference_model(cfg, model)
@@ -109,7 +97,7 @@ def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
 
 def do_eval_only(cfg: DictConfig) -> dict:
     """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages."""
-    check_data(cfg, training=False)
+    check_data(cfg, "test")
     prepare_text_embeddings(cfg)
     model = build_model(cfg)
     evaluated = load_weights(cfg, GridCLIPCheckpointer(model), cfg.train.init_checkpoint)
@@ -125,29 +113,25 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     """Train, with evaluations on the way and at the end.
 
     Args:
-        cfg: a config as in ``projects/GridCLIP/configs``.
         resume: continue from the last checkpoint in ``train.output_dir``, if there is one.
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
-    check_data(cfg, training=True)
+    check_data(cfg, "train", "test")
     prepare_text_embeddings(cfg)
     prepare_embeddings(cfg)
     model = build_model(cfg)
-    averaged = average_model(cfg, model)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
-    on_gpu = str(cfg.train.device).startswith("cuda")
-    device_ids = {} if on_gpu else {"device_ids": None}
+    device_ids = {} if str(cfg.train.device).startswith("cuda") else {"device_ids": None}
     ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(ddp_model, loader, optimizer)
     checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    if averaged is not None:
-        checkpointer.add_checkpointable("ema", averaged)
+    averaged = average_model(cfg, checkpointer)
     if dry_run:
         _dry_run(cfg, trainer, checkpointer)
         return
-    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, model, averaged))
+    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, averaged))
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resuming = resume and checkpointer.has_checkpoint()
     start_iter = trainer.iter + 1 if resuming else 0
@@ -155,6 +139,16 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     if averaged is not None and not resuming:
         averaged.module.load_state_dict(model.state_dict())
     trainer.train(start_iter, cfg.train.max_iter)
+
+
+class BackboneLRFactor:
+    """The ``lr_factor_func`` of a slower backbone. It is a class so that configs can be saved."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+
+    def __call__(self, parameter_name: str) -> float:
+        return self.factor if parameter_name.startswith("backbone.bottom_up.") else 1.0
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -177,26 +171,25 @@ def _build_hooks(
     cfg: DictConfig,
     trainer: SimpleTrainer,
     checkpointer: GridCLIPCheckpointer,
-    model: Detector,
     averaged: AveragedModel | None,
 ) -> list[HookBase]:
     start = time.monotonic()
-    evaluated = cast(Detector, model if averaged is None else averaged.module)  # a copy of it
+    train, model = cfg.train, checkpointer.model
+    evaluated = model if averaged is None else cast(Detector, averaged.module)
 
     def evaluate() -> dict:
         return do_test(
             cfg,
             evaluated,
-            weights=cfg.train.init_checkpoint,
-            iterations=min(trainer.iter + 1, cfg.train.max_iter),  # after the last it is one more
+            weights=train.init_checkpoint,
+            iterations=min(trainer.iter + 1, train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
         )
 
-    train = cfg.train
-    built = [hooks.IterationTimer(), SeedStepHook(train.seed)]
-    built.append(hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)))
+    scheduler = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))
+    built = [hooks.IterationTimer(), SeedStepHook(train.seed), scheduler]
     if averaged is not None:
-        built.append(EMAHook(averaged, model))
+        built.append(hooks.CallbackHook(after_step=lambda _: averaged.update_parameters(model)))
     evaluation = hooks.EvalHook(train.eval_period, evaluate)
     if not comm.is_main_process():
         return [*built, evaluation]
@@ -216,8 +209,7 @@ def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPChec
     checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     trainer.train(0, 2)
     losses = {k: round(v, 4) for k, (v, _) in trainer.storage.latest().items() if "loss" in k}
-    model = trainer.model
-    model.eval()
+    model = trainer.model.eval()
     with torch.no_grad():
         instances = model(next(iter(instantiate(cfg.dataloader.test))))[0]["instances"]
     logger.info(f"Dry run: losses {losses}; {len(instances)} detections in the first test image")

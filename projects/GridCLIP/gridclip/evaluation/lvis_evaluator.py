@@ -1,6 +1,6 @@
 """Box AP on LVIS, also over the novel and over the base categories."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +15,19 @@ from .detections import Detections
 from .fast_lvis_eval import FastLVISEval
 from .results import nan_to_none
 
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-
 
 def contiguous_category_ids(metadata: Metadata, category_ids: Iterable[int]) -> dict[int, int]:
-    """Map each category id of the annotation file to its contiguous class id, counted from 0.
+    """From category ids of the annotation file to contiguous class ids, counted from 0.
 
     As in detectron2: by ``metadata.thing_dataset_id_to_contiguous_id`` where the dataset has it,
     otherwise id - 1, since LVIS counts its categories from 1.
     """
-    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
-    return dict(mapping) if mapping is not None else {i: i - 1 for i in category_ids}
+    return metadata.get("thing_dataset_id_to_contiguous_id", {i: i - 1 for i in category_ids})
 
 
 def rare_classes(metadata: Metadata, categories: Sequence[dict]) -> list[int]:
-    """Contiguous ids of the categories whose LVIS frequency is "r": LVIS's usual novel ones.
-
-    Args:
-        categories: the "categories" of an LVIS annotation file.
-    """
+    """Contiguous ids of LVIS's usual novel categories: those of an annotation file's "categories"
+    whose "frequency" is "r"."""
     to_contiguous = contiguous_category_ids(metadata, (c["id"] for c in categories))
     return sorted(to_contiguous[c["id"]] for c in categories if c["frequency"] == "r")
 
@@ -48,15 +42,11 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
     the categories with ground truth, as lvis-api's; a group without any is nan. A detector that
     finds nothing has AP 0.
 
-    Written to ``output_dir``: ``instances_predictions.pth`` and ``lvis_instances_results.json``
-    as in detectron2, and ``lvis_per_category_ap.json`` (category name to AP, null where there is
-    no ground truth).
-
     Attributes:
-        novel_classes (list[int] or None): contiguous ids of the novel categories.
-        per_category (dict[str, float]): AP in percent by category name, nan without ground
-            truth; filled by :meth:`evaluate` on the main process.
-        image_ids (list[int]): the images that the detector was run on; filled likewise.
+        novel_classes: contiguous ids of the novel categories; None if they are not known.
+        per_category: AP in percent by category name, nan without ground truth. :meth:`evaluate`
+            fills it and ``image_ids``, on the main process.
+        image_ids: the images that the detector was run on.
     """
 
     def __init__(
@@ -72,7 +62,9 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
         Args:
             dataset_name: a registered dataset whose metadata has "json_file".
             distributed: gather the predictions of all ranks.
-            output_dir: where files are written; None for none.
+            output_dir: for detectron2's ``instances_predictions.pth`` and
+                ``lvis_instances_results.json`` and for ``lvis_per_category_ap.json`` (category name
+                to AP, null where there is no ground truth); None writes no file.
             max_dets_per_image: the best detections of an image that count, in LVIS 300.
             novel_classes: contiguous ids; or "rare" for the categories that the annotation file
                 calls "r"; or None for the metadata's "novel_classes". If the metadata has none,
@@ -81,8 +73,9 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
         Raises:
             ValueError: the dataset lacks a novel class, or its annotation file a field of LVIS.
         """
-        options = dict(output_dir=output_dir, max_dets_per_image=max_dets_per_image)
-        super().__init__(dataset_name, ("bbox",), distributed, **options)
+        super().__init__(
+            dataset_name, ("bbox",), distributed, output_dir, max_dets_per_image=max_dets_per_image
+        )
         _check_lvis_fields(self._lvis_api, self._metadata.json_file)
         self._to_contiguous = contiguous_category_ids(self._metadata, self._lvis_api.get_cat_ids())
         self.novel_classes = self._resolve_novel_classes(novel_classes)
@@ -94,9 +87,9 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             novel_classes = self._metadata.get("novel_classes")
         if novel_classes is None:
             return None
+        if novel_classes == "rare":
+            return rare_classes(self._metadata, self._lvis_api.load_cats(None))
         if isinstance(novel_classes, str):
-            if novel_classes == "rare":
-                return rare_classes(self._metadata, self._lvis_api.load_cats(None))
             raise ValueError(f'novel_classes="{novel_classes}": give contiguous ids, or "rare".')
         if unknown := set(novel_classes) - set(self._to_contiguous.values()):
             raise ValueError(
@@ -143,22 +136,22 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
             ) from error
 
     def _summarize(self, lvis_eval: FastLVISEval) -> dict[str, float]:
-        metrics = {name: _percent(lvis_eval.results[name]) for name in _METRICS}
-
+        metrics = {k: _percent(v) for k, v in lvis_eval.results.items() if k.startswith("AP")}
         # (IoU thresholds, recalls, categories); -1 throughout for a category without ground truth
         precision = lvis_eval.eval["precision"][..., 0]
-        ids = lvis_eval.params.cat_ids
-        aps = [_percent(ap) for ap in precision.mean((0, 1))]
-        self.per_category = {
-            self._lvis_api.cats[i]["name"]: ap for i, ap in zip(ids, aps, strict=True)
-        }
-        by_class = {self._to_contiguous[i]: ap for i, ap in zip(ids, aps, strict=True)}
+        aps = map(_percent, precision.mean((0, 1)))
+        by_id = dict(zip(lvis_eval.params.cat_ids, aps, strict=True))
+        self.per_category = {self._lvis_api.cats[i]["name"]: ap for i, ap in by_id.items()}
+        groups: dict[str, Collection[int]] = {}
         if self.novel_classes is not None:
-            novel = set(self.novel_classes)
-            metrics["AP_novel"] = _nanmean([ap for c, ap in by_class.items() if c in novel])
-            metrics["AP_base"] = _nanmean([ap for c, ap in by_class.items() if c not in novel])
+            base = set(self._to_contiguous.values()).difference(self.novel_classes)
+            groups = {"AP_novel": self.novel_classes, "AP_base": base}
         for axis, classes in self._metadata.get("novel_axes", {}).items():
-            metrics[f"APr_{axis}"] = _nanmean([ap for c, ap in by_class.items() if c in classes])
+            groups[f"APr_{axis}"] = classes
+        known = {self._to_contiguous[i]: ap for i, ap in by_id.items() if not np.isnan(ap)}
+        for name, classes in groups.items():
+            own = [ap for i, ap in known.items() if i in classes]
+            metrics[name] = float(np.mean(own)) if own else float("nan")
 
         if self._output_dir:
             path = Path(self._output_dir) / "lvis_per_category_ap.json"
@@ -169,11 +162,11 @@ class OpenVocabularyLVISEvaluator(LVISEvaluator):
 
 def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:
     """Raise ValueError where lvis-api would fail late, with a bare KeyError."""
-    parts = [("category", lvis_api.cats, ("name", "frequency"))]
-    if lvis_api.anns:  # test images, which are never evaluated, lack the fields
-        image_fields = ("neg_category_ids", "not_exhaustive_category_ids")
-        parts.append(("image", lvis_api.imgs, image_fields))
-    for kind, records, fields in parts:
+    images = lvis_api.imgs if lvis_api.anns else {}  # test images are never evaluated
+    for kind, records, fields in (
+        ("category", lvis_api.cats, ("name", "frequency")),
+        ("image", images, ("neg_category_ids", "not_exhaustive_category_ids")),
+    ):
         for record in records.values():
             if missing := [field for field in fields if field not in record]:
                 raise ValueError(
@@ -185,8 +178,3 @@ def _check_lvis_fields(lvis_api: LVIS, json_file: str) -> None:
 def _percent(value: float) -> float:
     """lvis-api's value in percent. Its -1 for "nothing to average" becomes nan."""
     return 100 * float(value) if value > -1 else float("nan")
-
-
-def _nanmean(values: list[float]) -> float:
-    known = [v for v in values if not np.isnan(v)]
-    return float(np.mean(known)) if known else float("nan")

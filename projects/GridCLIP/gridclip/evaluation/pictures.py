@@ -6,14 +6,14 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import partialmethod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import VisImage, Visualizer
+from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -27,7 +27,6 @@ _NOVEL_COLOR = (1.0, 0.5, 0.0)
 _CAPTION_HEIGHT = 28
 _GAP = 8
 _MIN_PICTURE_SIDE = 1000
-_DETECTIONS_AT_LEAST = 5
 
 
 def draw_detections(
@@ -42,7 +41,8 @@ def draw_detections(
 ) -> list[Path]:
     """Draw a JPEG of each image: ground truth left, detections right, novel categories starred.
 
-    Images with novel ground truth come first, then the others, each in the dataset's order.
+    Images with novel ground truth come first, then the others, each in the dataset's order. Their
+    files are returned.
 
     Args:
         dataset_dicts: in detectron2's format, with annotations.
@@ -54,9 +54,6 @@ def draw_detections(
             many as it has ground-truth boxes and at least 5.
         max_images: the most that are drawn.
         novel_classes: contiguous class ids.
-
-    Returns:
-        The files written.
 
     Raises:
         FileNotFoundError: an image is missing.
@@ -75,18 +72,17 @@ def draw_detections(
         image = read_image(dataset_dict["file_name"], "RGB")
         check_image_size(dataset_dict, image)
         annotations, found = dataset_dict["annotations"], by_image[dataset_dict["image_id"]]
-        if score_threshold is None:
-            shown = found[: max(len(annotations), _DETECTIONS_AT_LEAST)]
-        else:
+        shown = found[: max(len(annotations), 5)]
+        if score_threshold is not None:
             shown = [p for p in found if p["score"] >= score_threshold]
         marked = ", novel categories orange" if novel_classes else ""
         least = f", score from {shown[-1]['score']:.2f}" if shown else ""
-        picture = _side_by_side(
-            _draw_boxes(image, metadata, annotations, novel_classes),
-            _draw_boxes(image, metadata, _as_annotations(shown, metadata), novel_classes),
-            f"ground truth ({len(annotations)}){marked}",
-            f"detections ({len(shown)} of {len(found)}{least})",
-        )
+        sides = {
+            f"ground truth ({len(annotations)}){marked}": annotations,
+            f"detections ({len(shown)} of {len(found)}{least})": _as_annotations(shown, metadata),
+        }
+        drawn = [_draw_boxes(image, metadata, side, novel_classes) for side in sides.values()]
+        picture = _side_by_side(drawn, list(sides))
         path = Path(out_dir) / f"{Path(dataset_dict['file_name']).stem}.jpg"
         with replacing(path) as partial:
             picture.save(partial, quality=90)
@@ -113,12 +109,11 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for name, series in losses.items():
-        style: dict[str, Any] = {"linewidth": 1.2}
-        if name == "total_loss":
-            style = {"color": "black", "linewidth": 2}
+        color, width = ("black", 2.0) if name == "total_loss" else (None, 1.2)
         # A line through a single record would not show: it becomes a point.
-        style["marker"] = "o" if len(series) == 1 else None
-        loss_axes.plot(list(series), list(series.values()), label=name, **style)
+        marker = "o" if len(series) == 1 else None
+        x, y = list(series), list(series.values())
+        loss_axes.plot(x, y, label=name, color=color, linewidth=width, marker=marker)
     values = [value for series in losses.values() for value in series.values()]
     if min(values) > 0 and max(values) > 20 * min(values):
         loss_axes.set_yscale("log")
@@ -138,11 +133,9 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
 
 def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
     """Predictions in detectron2's format of annotations, with their "score"."""
-    category_ids = {p["category_id"] for p in predictions}
-    to_contiguous = contiguous_category_ids(metadata, category_ids)
     num_classes = len(metadata.thing_classes)
-    unknown = {i for i in category_ids if not 0 <= to_contiguous.get(i, -1) < num_classes}
-    if unknown:
+    to_contiguous = contiguous_category_ids(metadata, range(1, num_classes + 1))
+    if unknown := {p["category_id"] for p in predictions} - to_contiguous.keys():
         raise ValueError(
             f"The predictions have categories {sorted(unknown)}, which the dataset "
             f"{metadata.name} ({num_classes} classes) does not have: predictions of another one?"
@@ -156,10 +149,7 @@ def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
 class BoxVisualizer(Visualizer):
     """detectron2's with opaque boxes: half transparent ones are hard to see on a photograph."""
 
-    def draw_box(
-        self, box_coord: Any, alpha: float = 1.0, edge_color: Any = "g", line_style: str = "-"
-    ) -> VisImage:
-        return super().draw_box(box_coord, alpha, edge_color, line_style)
+    draw_box = partialmethod(Visualizer.draw_box, alpha=1.0)
 
 
 def _draw_boxes(
@@ -175,10 +165,10 @@ def _draw_boxes(
         labels, colors = [], []
         for o in objects:
             novel = o["category_id"] in novel_classes
-            star, color = ("★ ", _NOVEL_COLOR) if novel else ("", _BASE_COLOR)
+            name = metadata.thing_classes[o["category_id"]]
             score = f" {o['score']:.2f}" if "score" in o else ""
-            labels.append(f"{star}{metadata.thing_classes[o['category_id']]}{score}")
-            colors.append(color)
+            labels.append(f"{'★ ' if novel else ''}{name}{score}")
+            colors.append(_NOVEL_COLOR if novel else _BASE_COLOR)
         # A label hangs at its box's corner, which has to be in the picture.
         height, width = image.shape[:2]
         inside = np.clip(boxes, 0, (width, height, width, height))
@@ -186,35 +176,33 @@ def _draw_boxes(
     return Image.fromarray(visualizer.output.get_image())
 
 
-def _side_by_side(
-    left: Image.Image, right: Image.Image, left_caption: str, right_caption: str
-) -> Image.Image:
+def _side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     """Two pictures of one size, a white gap between them and captions above."""
-    size = (left.width + _GAP + right.width, _CAPTION_HEIGHT + left.height)
-    canvas = Image.new("RGB", size, "white")
+    width, height = pictures[0].size
+    canvas = Image.new("RGB", (2 * width + _GAP, _CAPTION_HEIGHT + height), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=18)
-    for picture, caption, x in ((left, left_caption, 0), (right, right_caption, left.width + _GAP)):
+    for picture, caption, x in zip(pictures, captions, (0, width + _GAP), strict=True):
         canvas.paste(picture, (x, _CAPTION_HEIGHT))
         draw.text((x + 4, 3), caption, fill="black", font=font)
     return canvas
 
 
 def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """The finite scalars: name to iteration, ascending, to value. Later records replace earlier."""
-    rows: dict[int, dict[str, float]] = defaultdict(dict)
+    """The finite scalars: name to iteration, ascending, to value."""
+    scalars: dict[str, dict[int, float]] = defaultdict(dict)
     skipped = 0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            rows[record["iteration"]].update(record)
+            iteration = record["iteration"]
+            for name, value in record.items():
+                scalars[name][iteration] = value
         except (ValueError, KeyError, TypeError):
             skipped += 1
     if skipped:
         logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
-    scalars: dict[str, dict[int, float]] = defaultdict(dict)
-    for iteration, row in sorted(rows.items()):
-        for name, value in row.items():
-            if math.isfinite(value):
-                scalars[name][iteration] = value
-    return scalars
+    return {
+        name: {i: value for i, value in sorted(series.items()) if math.isfinite(value)}
+        for name, series in scalars.items()
+    }

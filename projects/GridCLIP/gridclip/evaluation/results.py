@@ -58,7 +58,7 @@ def write_results(
     seed: int | None = None,
     weights: str | None = None,
     iterations: int | None = None,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
     seconds: float | None = None,
 ) -> Path:
     """Write ``<output_dir>/results.json`` and return its path. For the main process alone.
@@ -68,18 +68,17 @@ def write_results(
             written as null.
         dataset_name: the dataset evaluated on; its metadata has "json_file".
         num_images: how many of its images were evaluated.
-        cfg: the LazyConfig of the run. Interpolations are resolved, classes and functions are
-            written by name, and strings, which paths are, stay as they are.
+        cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
         novel_classes: the classes withheld from training; none for a fully supervised detector.
-        max_dets_per_image: the evaluator's.
         seed, iterations: of the training.
+        max_dets_per_image, device, seconds: of the evaluation.
         weights: the checkpoint evaluated, as the user named it.
-        device, seconds: of the evaluation.
 
     Raises:
         ValueError: there are no metrics, or they are not of the form above.
     """
     annotations = PathManager.get_local_path(MetadataCatalog.get(dataset_name).json_file)
+    on_gpu = torch.device(device).type == "cuda"
     record = {
         "metrics": nan_to_none(metrics),
         "protocol": {
@@ -96,8 +95,8 @@ def write_results(
         "seed": seed,
         "commit": git_commit(),
         "versions": versions(),
-        "device": _device_name(device),
-        "weights": None if weights is None else str(weights),
+        "device": torch.cuda.get_device_name(device) if on_gpu else device,
+        "weights": weights,
         "iterations": iterations,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
@@ -136,20 +135,19 @@ def nan_to_none(value: Any) -> Any:
 
 
 def jsonable_config(cfg: Any) -> Any:
-    """A LazyConfig as JSON: interpolations resolved, classes and functions by name."""
+    """A LazyConfig as JSON: interpolations resolved, classes and functions by name, numbers that
+    are not finite and other objects as strings."""
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(cfg, Mapping):
         return {str(key): jsonable_config(value) for key, value in cfg.items()}
     if isinstance(cfg, list | tuple):
         return [jsonable_config(value) for value in cfg]
-    if isinstance(cfg, float) and not math.isfinite(cfg):
-        return str(cfg)
-    if cfg is None or isinstance(cfg, bool | int | float | str):
-        return cfg
     if callable(cfg) and hasattr(cfg, "__qualname__"):
         return _convert_target_to_string(cfg)
-    return str(cfg)
+    if isinstance(cfg, float) and not math.isfinite(cfg):
+        return str(cfg)
+    return cfg if isinstance(cfg, int | float | str | None) else str(cfg)
 
 
 def git_commit() -> str:
@@ -171,10 +169,8 @@ def git_commit() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that matter.
-
-    They are those of the distribution that provides a package, with its name where it is another.
-    """
+    """Versions of Python and the packages that matter: those of the distribution that provides a
+    package, with its name where it is another."""
     installed = packages_distributions()
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "detectron2", "lvis", "numpy", "clip"):
@@ -185,19 +181,13 @@ def versions() -> dict[str, str]:
     return versions
 
 
-def _device_name(device: str | torch.device) -> str:
-    device = torch.device(device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
 def _check_record(record: Any, path: Path) -> None:
     _check_fields(record, _RECORD, f"{path}")
     if not record["metrics"]:
         raise ValueError(f"{path}: metrics are empty")
     for task, group in record["metrics"].items():
-        if not isinstance(group, dict):
-            raise ValueError(f"{path}: metrics.{task} is not a table of metric names and values")
-        _check_fields(group, dict.fromkeys(group, int | float | None), f"{path}: metrics.{task}")
+        fields = dict.fromkeys(group, int | float | None) if isinstance(group, dict) else {}
+        _check_fields(group, fields, f"{path}: metrics.{task}")
 
 
 def _check_fields(record: Any, fields: Mapping[str, Any], where: str) -> None:

@@ -23,8 +23,7 @@ def top_candidates(
 
     At one location the score grows with the logit. So the k locations with the largest scores of
     their best categories hold the k best pairs: each of them has a pair at least as good as any
-    pair elsewhere. A pair that scores less than the best pair of the k-th location can't be among
-    the k best, so logits below its are not turned into scores.
+    pair elsewhere. Logits below that of the best pair of the k-th location need no score.
 
     Args:
         classifier: of the features, C categories.
@@ -34,8 +33,8 @@ def top_candidates(
         num_candidates: k, at most.
 
     Returns:
-        scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. If there are
-        several equal pairs at the end, it is not defined which of them are kept.
+        scores (K,) float32, descending; locations (K,) int64; classes (K,) int64. Which of several
+        equal pairs at the end are kept is not defined.
     """
     chunks = grid_features.split(CHUNK[grid_features.device.type])
     best_logits = torch.cat([classifier.best(chunk) for chunk in chunks])
@@ -46,9 +45,8 @@ def top_candidates(
     if not len(locations):
         return best_scores[:0], locations, locations
 
-    least_score = best_scores.new_tensor(score_threshold)
-    if len(locations) == num_candidates:
-        least_score = best_scores[-1]
+    enough = len(locations) == num_candidates
+    least_score = best_scores[-1] if enough else best_scores.new_tensor(score_threshold)
     centerness = centerness[locations]
     logits = classifier(grid_features[locations])
     rows, classes = (logits >= _least_logits(least_score, centerness)).nonzero(as_tuple=True)
@@ -64,10 +62,7 @@ def _scores(logits: Tensor, centerness: Tensor) -> Tensor:
 
 
 def _least_logits(score: Tensor, centerness: Tensor) -> Tensor:
-    """A lower bound of the logits that give a score of at least ``score``.
-
-    It is a little low, so that no pair is lost by rounding; the 1e-30 are for products near
-    float32's least number.
-    """
+    """A lower bound of the logits that give a score of at least ``score``."""
+    # A little low, as scores are rounded; the 1e-30 are for products near float32's least number.
     probability = (score.square() * (1 - 1e-4) - 1e-30).clamp(min=0) / centerness.float().sigmoid()
     return probability.logit()

@@ -1,7 +1,7 @@
 """CLIP's ResNet image encoder as a detectron2 backbone."""
 
 import itertools
-import os
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,6 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from gridclip.clip_checkpoint import infer_resnet_sizes, read_clip_checkpoint, resnet_state_dict
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -62,27 +60,6 @@ class CLIPResNet(ModifiedResNet, Backbone):
         self._dense_projection: nn.Conv2d | None = None
         if freeze_norm:
             FrozenBatchNorm2d.convert_frozen_batchnorm(self)
-
-    @classmethod
-    def from_checkpoint(cls, source: str | os.PathLike, **kwargs) -> "CLIPResNet":
-        """Build the encoder that a CLIP checkpoint holds, its sizes inferred from the weights.
-
-        Args:
-            source: as in :func:`gridclip.clip_checkpoint.read_clip_checkpoint`.
-            kwargs: further arguments of the constructor.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or no CLIP ResNet in it.
-        """
-        state_dict = resnet_state_dict(read_clip_checkpoint(source))
-        model = cls(**infer_resnet_sizes(state_dict), **kwargs)
-        # Not load_state_dict's own list: frozen batch norms fill in statistics that are missing.
-        missing = [key for key in model.state_dict() if key not in state_dict]
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-        if missing:
-            raise ValueError(f"{source} holds no whole CLIP ResNet: {', '.join(missing)} missing.")
-        model.load_state_dict(state_dict, strict=False)
-        return model
 
     @property
     def size_divisibility(self) -> int:
@@ -150,9 +127,9 @@ class CLIPResNet(ModifiedResNet, Backbone):
         For inference alone: the weights have to stay as they are.
         """
         value, project = self.attnpool.v_proj, self.attnpool.c_proj
-        folded = nn.Conv2d(value.in_features, project.out_features, 1).to(value.weight)
-        folded.weight.copy_((project.weight @ value.weight)[:, :, None, None])
-        folded.bias.copy_(project(value.bias))
+        folded = nn.Conv2d(value.in_features, project.out_features, 1)
+        folded.weight = nn.Parameter((project.weight @ value.weight)[:, :, None, None])
+        folded.bias = nn.Parameter(project(value.bias))
         self._dense_projection = folded.requires_grad_(False)
 
     def _stages(self) -> list[list[nn.Module]]:
@@ -165,7 +142,7 @@ class CLIPResNet(ModifiedResNet, Backbone):
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
 
-def _resize_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
     """Resize the positional embedding (1 + S * S, channels) to (1 + H * W, channels)."""
     side = round((len(positions) - 1) ** 0.5)
     if tuple(size) == (side, side):

@@ -14,9 +14,8 @@ class DenseScores:
 
     The attention pool's value path puts every cell of ``res5`` into CLIP's space; p is a softmax
     over the vocabulary of its cosines to the text embeddings. The head has learned from the base
-    categories alone, these embeddings from all that CLIP was trained on, and they cost little. The
-    geometric mean is that of ViLD-ensemble (section 3.4) and F-VLM (section 3.3), but with a dense
-    map instead of regions, and one weight for all categories.
+    categories alone, these embeddings from all that CLIP was trained on. The geometric mean is that
+    of ViLD-ensemble (section 3.4) and F-VLM (section 3.3), with one weight for all categories.
 
     Attributes:
         scale: factor of the cosines.
@@ -45,8 +44,7 @@ class DenseScores:
         Args:
             scores: (K,), of candidates.
             classes: (K,) int64, their categories.
-            positions: (K, 2), x and y of their locations in cells of the map: 0.5 is the middle
-                of the first.
+            positions: (K, 2), x and y in cells of the map: 0.5 is the middle of the first.
             probabilities: (H, W, C), of their image.
 
         Returns:
@@ -63,12 +61,7 @@ def sample_bilinear(maps: Tensor, positions: Tensor, channels: Tensor) -> Tensor
     would sample all channels at each position.
 
     Args:
-        maps: (H, W, C).
-        positions: (K, 2), x and y in cells.
-        channels: (K,) int64.
-
-    Returns:
-        (K,).
+        maps, positions, channels: (H, W, C); (K, 2), x and y in cells; and (K,) int64.
     """
     height, width = maps.shape[:2]
     last = positions.new_tensor([width - 1, height - 1])

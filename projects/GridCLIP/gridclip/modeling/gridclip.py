@@ -1,4 +1,8 @@
-"""The GridCLIP meta-architecture."""
+"""The GridCLIP meta-architecture.
+
+In shapes: N images, R grid locations over all levels, F width of the head's features, D width of
+CLIP's space, C categories of the vocabulary, K of them in a batch's loss, V windows of an image.
+"""
 
 import os
 from typing import Any
@@ -21,17 +25,9 @@ from gridclip.text import TextEmbeddings
 
 from .candidates import top_candidates
 from .dense_scores import DenseScores
-from .federated_loss import ImageLabels, federated_classes, federated_focal_loss, sample_classes
+from .federated_loss import federated_classes, federated_focal_loss, sample_classes
 from .image_alignment import ImageAlignment, Maps
 from .text_classifier import FoldedClassifier, TextClassifier
-
-"""
-Naming convention:
-
-    N: images, R: grid locations over all levels, F: width of the head's features,
-    D: width of CLIP's space, C: categories of the vocabulary, K: those in the loss of a batch,
-    V: windows per image.
-"""
 
 
 @META_ARCH_REGISTRY.register()
@@ -138,19 +134,15 @@ class GridCLIP(FCOS):
         if not self.training:
             # Half precision does little harm to maps, but logits in it would change the scores.
             with torch.autocast(self.device.type, enabled=False):
-                results = self.forward_inference(
-                    images, levels, predictions, self._dense_probabilities(features)
-                )
+                dense = self._dense_probabilities(features)
+                results = self.forward_inference(images, levels, predictions, dense)
             return [
                 {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
                 for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
             ]
         grid_features, deltas, centerness = (torch.cat(x, dim=1) for x in predictions)
         anchors = self.anchor_generator(levels)
-        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-        losses = self.detection_losses(
-            anchors, grid_features, deltas, centerness, gt_instances, batched_inputs
-        )
+        losses = self.detection_losses(anchors, grid_features, deltas, centerness, batched_inputs)
         if self.image_alignment is not None:
             losses["loss_image_alignment"] = self.image_alignment_loss(
                 images, features, grid_features, anchors, batched_inputs
@@ -163,32 +155,29 @@ class GridCLIP(FCOS):
         grid_features: Tensor,
         deltas: Tensor,
         centerness: Tensor,
-        gt_instances: list[Instances],
         batched_inputs: list[dict],
     ) -> dict[str, Tensor]:
         """
         Args:
             anchors: of each level, R in all.
             grid_features, deltas, centerness: (N, R, F), (N, R, 4), (N, R, 1), of the head.
-            gt_instances: with ``gt_boxes`` and ``gt_classes``.
             batched_inputs: as in :meth:`forward`.
         """
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
         labels = torch.stack(gt_labels)  # (N, R)
         foreground = labels != self.num_classes
         normalizer = self._update_loss_normalizer(int(foreground.sum()), len(labels))
 
-        images = [self._image_labels(*x) for x in zip(gt_instances, batched_inputs, strict=True)]
-        sampled = self._sample_classes()
-        classes, known, exhaustive = federated_classes(images, sampled, self.num_classes)
+        seed = (self.seed << 32) + get_event_storage().iter
+        sampled = sample_classes(self.federated_weights, self.num_sampled_classes, seed)
+        classes, negatives = federated_classes(batched_inputs, sampled, self.num_classes)
         classify = self.classifier.fold(self.head.grid_embedding, classes)
         loss_grid = federated_focal_loss(
             classify(grid_features),
             labels,
             classes,
-            known,
-            exhaustive,
-            num_classes=self.num_classes,
+            negatives,
             alpha=self.focal_loss_alpha,
             gamma=self.focal_loss_gamma,
         )
@@ -310,34 +299,18 @@ class GridCLIP(FCOS):
             locations=anchors.get_centers(),
         )
 
-    def _image_labels(self, instances: Instances, inputs: dict) -> ImageLabels:
-        """What is known of an image. Data that are not federated are annotated throughout."""
-        everything = torch.arange(self.num_classes)
-        nothing = torch.empty(0, dtype=torch.long)
-        return ImageLabels(
-            positive=instances.gt_classes,
-            negative=inputs.get("negative_classes", everything).to(self.device),
-            not_exhaustive=inputs.get("not_exhaustive_classes", nothing).to(self.device),
-        )
-
-    def _sample_classes(self) -> Tensor:
-        seed = (self.seed << 32) + get_event_storage().iter
-        return sample_classes(self.federated_weights, self.num_sampled_classes, seed)
-
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:
-        """Update the running mean of positive locations in an image, over all ranks' images.
+        """The running mean of an image's positive locations, times this rank's images; at least 1.
 
-        Returns:
-            The mean times this rank's images, at least 1. Summed losses are divided by it, so
-            that their mean over equal ranks is the loss of a single process.
+        The mean is over all ranks. Summed losses are divided by it, so that their mean over equal
+        ranks is the loss of a single process.
         """
         counts = self.loss_normalizer.new_tensor([num_positives, num_images])
         if comm.get_world_size() > 1:
             dist.all_reduce(counts)
         positives, images = counts.tolist()
         get_event_storage().put_scalar("num_positives", positives / images)
-        old = self.loss_normalizer
-        new = counts[0] / counts[1]
+        old, new = self.loss_normalizer, counts[0] / counts[1]
         # The momentum is that of detectron2's dense detectors. The first batch starts the average.
         self.loss_normalizer.copy_(0.9 * old + 0.1 * new if old > 0 else new)
         return (self.loss_normalizer * num_images).clamp(min=1)

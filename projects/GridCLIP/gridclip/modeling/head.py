@@ -12,18 +12,10 @@ class GridHead(FCOSHead):
     folded into it, so the forward pass returns the features.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_levels: int,
-        conv_dims: list[int],
-        embed_dim: int,
-    ):
+    def __init__(self, *, in_channels: int, num_levels: int, conv_dims: list[int], embed_dim: int):
         """
         Args:
-            in_channels: channels of every level of the pyramid.
-            num_levels: number of levels, which share the towers.
+            in_channels, num_levels: of the pyramid, whose levels share the towers.
             conv_dims: output channels of each convolution of a tower.
             embed_dim: D.
         """
@@ -33,7 +25,8 @@ class GridHead(FCOSHead):
             num_classes=embed_dim,
             norm="GN",
         )
-        del self.cls_score  # a 3 x 3 convolution, which nothing can be folded into cheaply
+        # In place of a 3 x 3 convolution, which nothing can be folded into cheaply.
+        self.cls_score = nn.Identity()
         self.grid_embedding = nn.Linear(conv_dims[-1], embed_dim, bias=False)
         nn.init.normal_(self.grid_embedding.weight, std=0.01)
 
@@ -46,16 +39,9 @@ class GridHead(FCOSHead):
             Three lists with an entry for each level: grid features (N, Hi * Wi, conv_dims[-1]), box
             deltas (N, Hi * Wi, 4), centerness logits (N, Hi * Wi, 1).
         """
-        grid_features, deltas, centerness = [], [], []
-        for feature in features:
-            grid_features.append(_to_locations(self.cls_subnet(feature)))
-            box_feature = self.bbox_subnet(feature)
-            # Half precision can't tell the pixels of a large image apart.
-            deltas.append(_to_locations(self.bbox_pred(box_feature)).float())
-            centerness.append(_to_locations(self.ctrness(box_feature)).float())
-        return grid_features, deltas, centerness
-
-
-def _to_locations(x: Tensor) -> Tensor:
-    """(N, K, H, W) to (N, H * W, K)."""
-    return x.flatten(2).transpose(1, 2)
+        outputs = super().forward(features)
+        grid_features, deltas, centerness = (
+            [level.flatten(2).transpose(1, 2) for level in output] for output in outputs
+        )
+        # Half precision can't tell the pixels of a large image apart.
+        return grid_features, [x.float() for x in deltas], [x.float() for x in centerness]

@@ -69,23 +69,17 @@ class ImageAlignment(nn.Module):
     """
 
     def __init__(self, *, loss: str = "cosine", weight: float = 1.0):
-        """
-        Args:
-            loss: "cosine", "l1", "l2" or "contrastive", between unit vectors.
-            weight: of the loss.
-        """
+        """``loss`` between unit vectors: "cosine", "l1", "l2" or "contrastive"."""
         super().__init__()
         self.loss = LOSSES[loss]
         self.weight = weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """
+        """The weighted loss, a scalar.
+
         Args:
             student: (N, V, D), as :meth:`pool` returns it.
             teacher: (N, V, D) float32, the stored embeddings.
-
-        Returns:
-            The weighted loss, a scalar.
         """
         student = F.normalize(student.float(), dim=-1)
         return self.weight * self.loss(student, F.normalize(teacher, dim=-1))
@@ -102,11 +96,7 @@ class GridImageAlignment(ImageAlignment):
     """
 
     def __init__(self, *, in_features: list[str], in_channels: int = 256, **kwargs: Any):
-        """
-        Args:
-            in_features: the pyramid's levels, the head's, from fine to coarse.
-            in_channels: channels of each level.
-        """
+        """``in_features`` are the head's levels from fine to coarse, of ``in_channels`` each."""
         super().__init__(**kwargs)
         self.in_features = list(in_features)
         self.attention = nn.Conv2d(in_channels, 1, kernel_size=1)
@@ -119,8 +109,8 @@ class GridImageAlignment(ImageAlignment):
         inside = _inside_windows(maps.centers, maps)
         weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
         # The embedding is linear: pooling before it costs less than after it.
-        grid_features = maps.grid_features
-        pooled = torch.einsum("vnr,nrf->nvf", weights.to(grid_features.dtype), grid_features)
+        features = maps.grid_features
+        pooled = torch.einsum("vnr,nrf->nvf", weights.to(features.dtype), features)
         return maps.detector.head.grid_embedding(pooled)
 
 
@@ -128,8 +118,8 @@ class DenseImageAlignment(ImageAlignment):
     """Pools CLIP's dense embeddings inside a window: the mean of those of ``res5``'s cells.
 
     :class:`DenseScores` reads them at inference. The gradient reaches the backbone alone: it may
-    learn to detect, but has to stay in CLIP's space. The teacher sees each window enlarged, so its
-    embedding tells the cells more of what is there than they started with.
+    learn to detect, but has to stay in CLIP's space. The teacher sees each window enlarged, so it
+    tells the cells more of what is there than they started with.
     """
 
     def pool(self, maps: Maps) -> Tensor:

@@ -75,18 +75,20 @@ def _replace_forward(module: nn.Module, forward: Callable) -> None:
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
-    """Fold every batch norm into the convolution before it, in place.
-
-    That is the detectron2 convolution whose ``norm`` it is, or the convolution registered right
-    before it, as in CLIP's and torchvision's residual networks and in nn.Sequential.
-    """
+    """Fold every batch norm, in place, into the detectron2 convolution whose ``norm`` it is, or the
+    convolution registered right before it, as in CLIP's residual networks and in nn.Sequential."""
     before: nn.Module | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d):
             if _is_batch_norm(norm := getattr(child, "norm", None)):
                 _fold(child, norm)
                 child.add_module("norm", None)
-        elif _is_batch_norm(child) and _feeds(before, child):
+        elif (
+            _is_batch_norm(child)
+            and isinstance(before, nn.Conv2d)
+            and getattr(before, "activation", None) is None
+            and before.out_channels == child.num_features
+        ):
             _fold(before, child)
             setattr(module, name, nn.Identity())
         else:
@@ -96,14 +98,6 @@ def _fold_batch_norms(module: nn.Module) -> None:
 
 def _is_batch_norm(module: nn.Module | None) -> TypeGuard[BatchNorm]:
     return isinstance(module, BatchNorm) and module.running_mean is not None
-
-
-def _feeds(conv: nn.Module | None, norm: BatchNorm) -> TypeGuard[nn.Conv2d]:
-    return (
-        isinstance(conv, nn.Conv2d)
-        and getattr(conv, "activation", None) is None
-        and conv.out_channels == norm.num_features
-    )
 
 
 def _fold(conv: nn.Conv2d, norm: BatchNorm) -> None:

@@ -80,8 +80,7 @@ class TextClassifier(nn.Module):
 
         With e = W x and text embeddings T, the products T e are (T W) x. For the length take
         W = Q R: |e| = |R x|, as Q's columns are orthonormal. D-wide embeddings are never made.
-        This belongs to inference, where it saves time. It also serves training, since on a CPU
-        embeddings of all locations, kept for the backward pass, would take much memory.
+        That saves time, and memory in training, where the backward pass would need them.
 
         Args:
             projection: F to D features, without bias.
@@ -114,22 +113,13 @@ class FoldedClassifier:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """
-        Args:
-            features: (..., F).
-
-        Returns:
-            (..., K) logits.
-        """
+        """The logits (..., K) of features (..., F)."""
         products = inner_products(features, self.scale * self.weight)
         return products / self._norm(features) + self.bias
 
     def best(self, features: Tensor) -> Tensor:
-        """The largest logit of each location: (..., 1).
-
-        Length, scale (which is positive) and bias do not change which category it is. So they are
-        applied only to the one product of each location that is left.
-        """
+        """The largest logit of each location: (..., 1)."""
+        # Length, scale (which is positive) and bias do not change which category it is.
         products = inner_products(features, self.weight).amax(dim=-1, keepdim=True)
         return products * self.scale / self._norm(features) + self.bias
 
@@ -139,10 +129,7 @@ class FoldedClassifier:
 
 
 class ClosedSetClassifier(TextClassifier):
-    """The same cosine classifier over learned category vectors: grid-level alignment off.
-
-    It knows only the categories that it was built with.
-    """
+    """Cosines to learned vectors of a fixed vocabulary: grid-level alignment switched off."""
 
     def __init__(self, text_embeddings: TextEmbeddings | str | os.PathLike, **kwargs: Any):
         super().__init__(text_embeddings, **kwargs)

@@ -3,27 +3,16 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.modeling import ProposalNetwork
+from detectron2.modeling.postprocessing import detector_postprocess
 
 from gridclip.data.filling import Filling, FillReport
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 
 from .vild import ViLD
-
-
-def proposal_network(model: ViLD) -> ProposalNetwork:
-    """The first stage of a detector, with the detector's own modules, in evaluation mode."""
-    mean, std = (x.flatten().tolist() for x in (model.pixel_mean, model.pixel_std))
-    network = ProposalNetwork(
-        backbone=model.backbone,
-        proposal_generator=model.proposal_generator,
-        pixel_mean=mean,
-        pixel_std=std,
-    )
-    return network.to(model.device).eval()
 
 
 def precompute_proposals(
@@ -42,13 +31,12 @@ def precompute_proposals(
     The model must have been trained on base categories only: a region proposal network that has
     seen novel ones finds their objects for the teacher. Its weights do not tell; the caller knows.
 
-    Images go through the model one by one, so that no image's proposals depend on others. The
-    processes of a process group share them. A picture that cannot be read, or whose size is not the
-    annotated one, is reported and stays undone.
+    Images go through the model one by one, so that no image's proposals depend on others. A picture
+    that cannot be read, or whose size is not the annotated one, is reported and stays undone. The
+    processes of a group share the images.
 
     Args:
-        model: the trained detector; its backbone and its proposal generator are used, on its
-            device.
+        model: the trained detector; it is left in evaluation mode.
         dataset_dicts: in detectron2's format; used are "image_id", "file_name", "width", "height".
         dataset_name: its name, for the manifest.
         store_path: the folder of the :class:`ProposalStore`, made if need be.
@@ -61,8 +49,7 @@ def precompute_proposals(
         StoreError: the folder holds a store of something else.
         ValueError: the proposal generator can't give that many proposals.
     """
-    network = proposal_network(model)
-    most = network.proposal_generator.post_nms_topk[False]
+    most = model.proposal_generator.post_nms_topk[False]
     if max_proposals > most:
         raise ValueError(
             f"{max_proposals} proposals an image are wanted, but the proposal generator gives "
@@ -73,7 +60,7 @@ def precompute_proposals(
         image_ids=tuple(record["image_id"] for record in dataset_dicts),
         weights_sha256=weights_sha256,
         max_proposals=max_proposals,
-        inference=_describe(network, augmentations),
+        inference=_describe(model, augmentations),
     )
     filling = Filling(
         ProposalStore.create(store_path, manifest),
@@ -83,17 +70,26 @@ def precompute_proposals(
         device=model.device,
         description="proposals",
     )
+    model.eval()
     for row, inputs in filling.pictures():
-        with torch.inference_mode():
-            # In pixels of the original picture, clipped, none of them empty, best first.
-            proposals = network([inputs])[0]["proposals"][:max_proposals]
-        boxes, scores = proposals.proposal_boxes.tensor, proposals.objectness_logits
-        filling.write([row], [boxes.float().cpu().numpy()], [scores.float().cpu().numpy()])
+        boxes, scores = _propose(model, inputs, max_proposals)
+        filling.write([row], [boxes], [scores])
     return filling.report()
 
 
-def _describe(network: ProposalNetwork, augmentations: Sequence[T.Augmentation]) -> str:
-    rpn = network.proposal_generator
+@torch.inference_mode()
+def _propose(model: ViLD, inputs: dict, max_proposals: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (k, 4) and scores (k,) of one picture, as :meth:`ProposalStore.write` takes them."""
+    images = model.preprocess_image([inputs])
+    found, _ = model.proposal_generator(images, model.backbone(images.tensor), None)
+    # In pixels of the original picture, clipped, none of them empty, best first.
+    found = detector_postprocess(found[0], inputs["height"], inputs["width"])[:max_proposals]
+    boxes = found.proposal_boxes.tensor.float().cpu().numpy()
+    return boxes, found.objectness_logits.float().cpu().numpy()
+
+
+def _describe(model: ViLD, augmentations: Sequence[T.Augmentation]) -> str:
+    rpn = model.proposal_generator
     return (
         f"{'; '.join(map(str, augmentations))}; at most {rpn.pre_nms_topk[False]} a level and "
         f"{rpn.post_nms_topk[False]} in all, NMS at IoU {rpn.nms_thresh}"

@@ -1,4 +1,8 @@
-"""Second stage of ViLD: detectron2's box branch with embeddings, and the image branch."""
+"""Second stage of ViLD: detectron2's box branch with embeddings, and the image branch.
+
+In shapes: N images, R sampled proposals (in inference, all) over all images, M regions with a
+stored CLIP embedding, F width of the box head's output, D width of CLIP's space, C categories.
+"""
 
 from typing import Any
 
@@ -11,14 +15,6 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from .scores import ViLDClassifier, ensemble_scores
-
-"""
-Naming convention:
-
-    N: images, R: sampled proposals (in inference, all) over all images, M: regions with a stored
-    CLIP embedding, F: width of the box head's output, D: width of CLIP's space, C: categories of
-    the vocabulary.
-"""
 
 
 class ViLDOutputLayers(FastRCNNOutputLayers):
@@ -58,21 +54,16 @@ class ViLDOutputLayers(FastRCNNOutputLayers):
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """As detectron2's, but fast with a threshold of 0 and LVIS's many categories too."""
+        """As detectron2's, but with probabilities in place of logits, and fast with a threshold of
+        0 and LVIS's many categories too."""
         limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
         boxes = self.predict_boxes(predictions, proposals)
-        scores = self.predict_probs(predictions, proposals)
+        scores = predictions[0].split([len(p) for p in proposals])
         results = [
             best_detections(b, s, p.image_size, *limits)
             for b, s, p in zip(boxes, scores, proposals, strict=True)
         ]
         return [instances for instances, _ in results], [kept for _, kept in results]
-
-    def predict_probs(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> list[Tensor]:
-        """Split the probabilities, which :class:`ViLDROIHeads` puts in place of logits."""
-        return predictions[0].split([len(p) for p in proposals])
 
 
 class ViLDROIHeads(StandardROIHeads):
@@ -80,8 +71,7 @@ class ViLDROIHeads(StandardROIHeads):
 
     Without ``image_head`` both share the box head (ViLD, 'vanilla' in the official code). With it
     distillation has a head of its own, and the scores of both are combined (ViLD-ensemble). There
-    is no mask branch: published mask AP can't be compared, and published box AP was trained with
-    one.
+    is no mask branch; published box AP was trained with one.
     """
 
     box_predictor: ViLDOutputLayers
@@ -108,10 +98,6 @@ class ViLDROIHeads(StandardROIHeads):
         if image_head is not None:
             embed_dim = self.box_predictor.projection.out_features
             self.image_projection = make_projection(image_head.output_shape.channels, embed_dim)
-
-    @property
-    def classifier(self) -> ViLDClassifier:
-        return self.box_predictor.classifier
 
     def set_classifier(self, classifier: ViLDClassifier) -> None:
         """Take the classifier, or its new number of categories."""
@@ -176,8 +162,9 @@ class ViLDROIHeads(StandardROIHeads):
         if self.image_head is None:
             scores = logits.softmax(dim=1)
         else:
-            image_logits = self.classifier(self.image_projection(self.image_head(pooled)))
-            scores = ensemble_scores(logits, image_logits, self.classifier.is_novel)
+            classifier = self.box_predictor.classifier
+            image_logits = classifier(self.image_projection(self.image_head(pooled)))
+            scores = ensemble_scores(logits, image_logits, classifier.is_novel)
         return self.box_predictor.inference((scores, deltas), proposals)[0]
 
     def _pool(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:

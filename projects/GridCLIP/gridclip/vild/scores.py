@@ -58,10 +58,7 @@ class ViLDClassifier(TextClassifier):
         self.base_names = {self.names[i] for i in base}
 
     def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
-        """Replace names, embeddings and what is novel together; on an error nothing has changed.
-
-        Novel are all names but those of the training vocabulary's base categories.
-        """
+        """As in TextClassifier. Names are novel unless they were base categories in training."""
         super().set_vocabulary(text_embeddings)
         base = getattr(self, "base_names", self.names)  # the constructor sets them later
         is_novel = torch.tensor([name not in base for name in self.names], dtype=torch.bool)
@@ -81,16 +78,10 @@ class ViLDClassifier(TextClassifier):
             return super().forward(embeddings.float(), classes)
 
     def training_logits(self, embeddings: Tensor) -> Tensor:
-        """The logits of a loss: those of novel categories are minus infinity, as in DetPro.
+        """The logits (R, C + 1) of embeddings (R, D) in a loss: of novel categories minus infinity.
 
-        The official code multiplies them by zero, which leaves them in the softmax. Here novel text
-        embeddings are not read: nothing in them, not even a NaN, can reach the loss.
-
-        Args:
-            embeddings: (R, D).
-
-        Returns:
-            (R, C + 1).
+        This is as in DetPro. The official code multiplies them by zero, which leaves them in the
+        softmax. Here novel text embeddings are not read: not even a NaN in them reaches the loss.
         """
         base = (~self.is_novel).nonzero().squeeze(1)
         logits = self(embeddings, base)

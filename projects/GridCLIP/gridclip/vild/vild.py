@@ -21,7 +21,7 @@ class ViLD(GeneralizedRCNN):
 
     The backbone, the region proposals and box regression are detectron2's. Proposals are classified
     by their cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled
-    to those of CLIP's image encoder (ViLD-image). There is no mask branch.
+    to those of CLIP's image encoder (ViLD-image).
     """
 
     roi_heads: ViLDROIHeads
@@ -47,7 +47,7 @@ class ViLD(GeneralizedRCNN):
 
     @property
     def classifier(self) -> ViLDClassifier:
-        return self.roi_heads.classifier
+        return self.roi_heads.box_predictor.classifier
 
     @property
     def num_classes(self) -> int:
@@ -58,15 +58,9 @@ class ViLD(GeneralizedRCNN):
         return self.roi_heads.box_predictor.test_topk_per_image
 
     def set_vocabulary(self, vocabulary: TextEmbeddings | str | os.PathLike) -> None:
-        """Detect other categories from now on. Embeddings, count, names and what is novel change
-        together; novel are all names that were not base categories in training.
+        """As :meth:`gridclip.modeling.GridCLIP.set_vocabulary`.
 
-        Args:
-            vocabulary: text embeddings, or their file, of the CLIP model of the training
-                vocabulary. :class:`gridclip.predictor.Predictor` also takes names.
-
-        Raises:
-            ValueError, FileNotFoundError: the vocabulary does not fit; nothing has changed then.
+        Names are novel unless they were base categories in training.
         """
         self.classifier.set_vocabulary(vocabulary)
         self.roi_heads.set_classifier(self.classifier)
@@ -119,7 +113,7 @@ class ViLD(GeneralizedRCNN):
                 kind, expected = f"{tuple(x[name].shape)} {x[name].dtype}", (len(boxes), width)
                 if kind != f"{expected} {torch.float32}":
                     raise ValueError(f"{name} must be {expected} float32, not {kind}.")
-            found = Instances(x["image"].shape[-2:], proposal_boxes=Boxes(boxes))
-            found.set("embeddings", embeddings)
+            size = x["image"].shape[-2:]
+            found = Instances(size, proposal_boxes=Boxes(boxes), embeddings=embeddings)
             regions.append(found.to(self.device))
         return regions
