@@ -54,7 +54,11 @@ def test_lookup_returns_what_was_written(complete, proposals):
 def test_files_are_plain_npy_and_json(complete):
     arrays = {file.stem: np.load(file, allow_pickle=False).shape for file in complete.glob("*.npy")}
     assert arrays == {"boxes": (3, 4, 4), "scores": (3, 4), "counts": (3,), "done": (3,)}
-    assert json.loads((complete / "manifest.json").read_text())["weights_sha256"] == "ab" * 32
+    manifest = json.loads((complete / "manifest.json").read_text())
+    assert manifest["weights_sha256"] == "ab" * 32 and manifest["version"] == 1
+    # Those of release 0.1.0: its stores can be read.
+    keys = {"dataset", "image_ids", "image_ids_sha256", "version"}
+    assert set(manifest) == keys | {"weights_sha256", "max_proposals", "inference"}
 
 
 def test_digest_is_of_ids_counts_and_boxes(complete, proposals):
