@@ -1,5 +1,3 @@
-from functools import lru_cache
-
 import clip
 import numpy as np
 import pytest
@@ -10,26 +8,15 @@ from PIL import Image
 
 from benchmark.random_clip import write_random_clip_archive
 from drawings import random_image
-from gridclip.clip_checkpoint import load_clip
 from gridclip.data import teacher
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.regions import Windows, window_inputs, windows
 from gridclip.data.teacher import encode_images, precompute_embeddings
 
+pytestmark = pytest.mark.usefixtures("weights_read_once")
+
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
-
-
-@pytest.fixture(scope="module")
-def model(archive):
-    return load_clip(archive)[0]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def weights_read_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "load_clip", lru_cache(load_clip))
-        yield
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-from functools import lru_cache
-
 import clip
 import numpy as np
 import pytest
@@ -11,13 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from drawings import random_image
-from gridclip.clip_checkpoint import load_clip
 from gridclip.data import teacher
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 from gridclip.data.regions import Proposals, region_inputs, region_windows
 from gridclip.data.teacher import encode_images, encode_regions, precompute_embeddings
+
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 
 # By hand, in a picture of 100 x 80 pixels: (box, crop, crop at scale 1.5)
 CROPS = [
@@ -29,18 +28,6 @@ CROPS = [
     ((99.2, 5.1, 99.6, 5.3), (99, 5, 100, 6), (99, 5, 100, 6)),  # less than a pixel
     ((100, 80, 100, 80), (99, 79, 100, 80), (99, 79, 100, 80)),  # nothing, at the very corner
 ]
-
-
-@pytest.fixture(scope="module")
-def model(archive):
-    return load_clip(archive)[0]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def weights_read_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "load_clip", lru_cache(load_clip))
-        yield
 
 
 def to_tensor(image):

@@ -1,8 +1,5 @@
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ import precompute as script
 from drawings import make_lvis_root
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
+from killing import assert_same_stores, environment, kill_once_begun
 
 IDS = range(1, 13)
 
@@ -29,10 +27,6 @@ def arguments(dataset, archive, output, *more):
 def command(archive, output, launcher=()):
     options = arguments("lvis_v1_train", archive, output, "--batch-size", "1")
     return [sys.executable, *launcher, script.__file__, *options]
-
-
-def environment(root):
-    return os.environ | dict(DETECTRON2_DATASETS=str(root), OMP_NUM_THREADS="1")
 
 
 def run(root, *args, **kwargs):
@@ -115,23 +109,12 @@ def test_missing_weights_are_named(dataset, tmp_path):
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(root, archive, tmp_path, uninterrupted):
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(archive, killed), env=environment(root), stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (killed / "done.npy").exists() and np.load(killed / "done.npy").any():
-            break
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = int(np.load(killed / "done.npy").sum())
+    done = kill_once_begun(command(archive, killed), environment(root), killed)
     assert 0 < done < 12
     resumed = run(root, archive, killed)
     assert resumed.returncode == 0, resumed.stderr
     assert f"this run: {12 - done} images" in resumed.stdout
-    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "counts.npy", "done.npy"):
-        assert (killed / file).read_bytes() == (uninterrupted / file).read_bytes()
+    assert_same_stores(killed, uninterrupted)
 
 
 @pytest.mark.slow

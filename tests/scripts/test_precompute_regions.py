@@ -1,8 +1,5 @@
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from drawings import make_lvis_root
 from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from killing import assert_same_stores, environment, kill_once_begun
 
 IDS = tuple(range(1, 9))
 
@@ -49,10 +47,6 @@ def command(root, archive, output, launcher=()):
     # One region a batch: how regions are put together changes the last bits.
     options = arguments("lvis_v1_train", root / "proposals", archive, output, "--batch-size", "2")
     return [sys.executable, *launcher, script.__file__, *options]
-
-
-def environment(root):
-    return os.environ | dict(DETECTRON2_DATASETS=str(root), OMP_NUM_THREADS="1")
 
 
 def run(root, *args, **kwargs):
@@ -127,23 +121,12 @@ def test_missing_proposals_and_weights_are_named(dataset, root, archive, tmp_pat
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(root, archive, tmp_path, uninterrupted):
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(root, archive, killed), env=environment(root), stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (killed / "done.npy").exists() and np.load(killed / "done.npy").any():
-            break
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = int(np.load(killed / "done.npy").sum())
+    done = kill_once_begun(command(root, archive, killed), environment(root), killed)
     assert 0 < done < 8
     resumed = run(root, archive, killed)
     assert resumed.returncode == 0, resumed.stderr
     assert f"this run: {8 - done} images" in resumed.stdout
-    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "counts.npy", "done.npy"):
-        assert (killed / file).read_bytes() == (uninterrupted / file).read_bytes()
+    assert_same_stores(killed, uninterrupted)
 
 
 @pytest.mark.slow
@@ -152,5 +135,4 @@ def test_torchrun_with_two_ranks_equals_one(root, archive, tmp_path, uninterrupt
     result = run(root, archive, tmp_path / "two", launcher=launcher)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("8 of 8 images done") == 1
-    for file in ("manifest.json", "embeddings.npy", "boxes.npy", "counts.npy", "done.npy"):
-        assert (tmp_path / "two" / file).read_bytes() == (uninterrupted / file).read_bytes()
+    assert_same_stores(tmp_path / "two", uninterrupted)
