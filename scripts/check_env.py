@@ -135,7 +135,7 @@ def run(check: Callable[[], str]) -> tuple[str, ...]:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # what imports warn of is no fault
+    warnings.simplefilter("ignore")  # a warning of an import is not a fault
     rows = {name: run(check) for name, check in checks().items()}
     width = max(map(len, rows))
     for name, (status, detail, fix) in rows.items():

@@ -22,7 +22,7 @@ def overfit_table(record: dict, name: str, config: str) -> str:
             f"**Overfitting, {name}.** `configs/mini/{config}`: trained on "
             f"{record['protocol']['images']} photographs and tested on the same, "
             f"{record['iterations']} steps, {minutes:.0f} minutes on {record['device']}, seed "
-            f"{record['seed']}. It shows that learning works, no more: this is no LVIS AP.",
+            f"{record['seed']}. It shows only that learning works; it is not an LVIS AP.",
             "",
             "| " + " | ".join(columns) + " |",
             "|" + "---|" * len(columns),
