@@ -61,7 +61,6 @@ def _measure_one(contestant: Contestant, pictures: list, device: str, dtype: str
         step(StageClock(device))
 
     run()  # the first step makes the optimizer's state
-    _trim()
     resident = peak_resident(run)
     on_cuda = torch.device(device).type == "cuda"
     tensors = peak_cuda(run) if on_cuda else peak_tensors(run)
@@ -97,6 +96,7 @@ def peak_tensors(run: Callable[[], None]) -> int:
 
 def peak_resident(run: Callable[[], None]) -> int:
     """Most bytes by which the resident set exceeds its size before ``run``."""
+    _trim()  # memory that was freed before would be taken again, and its use not seen
     before, peak, done = _resident_bytes(), 0, threading.Event()
 
     def watch() -> None:
