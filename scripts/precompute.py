@@ -24,14 +24,14 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.data import novel_classes
-from gridclip.data.array_store import ArrayStore
 from gridclip.data.datasets import load_dataset
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.filling import FillReport, print_summary
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.regions import WINDOW_SETS, Proposals, Regions, Windows
+from gridclip.data.store import ArrayStore
 from gridclip.data.teacher import precompute_embeddings
 from gridclip.distributed import device_of_rank, join_process_group, leave_process_group
 from gridclip.predictor import Predictor

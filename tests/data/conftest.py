@@ -2,7 +2,7 @@ from functools import lru_cache
 
 import pytest
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.data import teacher
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
+from gridclip.data.store import StoreError
 
 MANIFEST = EmbeddingManifest(
     dataset="toy_train",

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.store import StoreError
 
 IDS, COUNTS, DIM = (7, "b", 3), (2, 0, 3), 4
 

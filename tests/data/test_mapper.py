@@ -11,9 +11,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.mapper import GridCLIPDatasetMapper
+from gridclip.data.store import StoreError
 
 MANIFEST = EmbeddingManifest(
     dataset="toy_train",

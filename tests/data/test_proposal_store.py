@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.store import StoreError
 
 MANIFEST = ProposalManifest(
     dataset="toy_train",

@@ -9,9 +9,9 @@ from PIL import Image
 from benchmark.random_clip import write_random_clip_archive
 from drawings import random_image
 from gridclip.data import teacher
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.regions import Windows, window_inputs, windows
+from gridclip.data.store import StoreError
 from gridclip.data.teacher import encode_images, precompute_embeddings
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")

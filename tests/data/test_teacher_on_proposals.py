@@ -10,10 +10,10 @@ from PIL import Image
 
 from drawings import random_image
 from gridclip.data import teacher
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 from gridclip.data.regions import Proposals, region_inputs, region_windows
+from gridclip.data.store import StoreError
 from gridclip.data.teacher import encode_images, encode_regions, precompute_embeddings
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")

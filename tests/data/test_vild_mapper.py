@@ -10,8 +10,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from gridclip.data import ViLDDatasetMapper
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
+from gridclip.data.store import StoreError
 
 # Left half, a box in the middle and one at the lower right corner, of a picture of 40 x 20 pixels.
 BOXES = [[0, 0, 20, 20], [16, 8, 24, 12], [30, 10, 40, 20]]

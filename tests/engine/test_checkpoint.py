@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.modeling import CLIPResNet
 

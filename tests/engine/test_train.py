@@ -4,8 +4,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.env import seed_all_rng
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.data.store import StoreError
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.engine.train import build_model, build_optimizer, do_test

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import benchmark.random_clip  # noqa: F401  random-clip://
-from gridclip.clip_checkpoint import load_clip, read_clip_checkpoint, resnet_state_dict
 from gridclip.clip_models import CLIP_RESNETS
+from gridclip.clip_weights import load_clip, read_clip_checkpoint, resnet_state_dict
 from gridclip.modeling import CLIPFPN, CLIPResNet
 
 # Two of the stages have a block after the one that changes the stride.

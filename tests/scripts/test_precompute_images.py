@@ -7,8 +7,8 @@ from detectron2.data import DatasetCatalog
 
 import precompute as script
 from drawings import make_lvis_root
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
+from gridclip.data.store import StoreError
 from killing import assert_same_stores, environment, kill_once_begun
 
 IDS = range(1, 13)

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import LazyConfig
 
 import precompute as script
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings

@@ -6,9 +6,9 @@ import pytest
 
 import precompute as script
 from drawings import make_lvis_root
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.store import StoreError
 from killing import assert_same_stores, environment, kill_once_begun
 
 IDS = tuple(range(1, 9))

@@ -11,9 +11,9 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 import precompute as script
-from gridclip.data.array_store import StoreError
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.store import StoreError
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import read_results

@@ -5,8 +5,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import pairwise_iou
 from PIL import Image
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.store import StoreError
 from gridclip.vild import precompute_proposals
 
 SIZES = [(90, 60), (64, 64), (40, 120)]  # width, height
@@ -113,10 +113,10 @@ def test_interrupted_run_goes_on_and_ranks_share(records, store_proposals, monke
     assert store_proposals("cut")[0].done == 0
 
     # Two ranks one after the other; each comes and goes on its own.
-    monkeypatch.setattr("gridclip.data.array_store.comm.synchronize", lambda: None)
-    monkeypatch.setattr("gridclip.data.array_store.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("gridclip.data.store.comm.synchronize", lambda: None)
+    monkeypatch.setattr("gridclip.data.store.comm.get_world_size", lambda: 2)
     for rank, count in ((0, 2), (1, 1)):
-        monkeypatch.setattr("gridclip.data.array_store.comm.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("gridclip.data.store.comm.get_rank", lambda rank=rank: rank)
         assert store_proposals("shared")[0].done == count
     digests = {ProposalStore.open(p).digest() for p in (whole, cut, cut.with_name("shared"))}
     assert len(digests) == 1

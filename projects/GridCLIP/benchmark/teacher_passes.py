@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.data.regions import region_inputs, window_inputs, windows
 from gridclip.data.teacher import encode_images, encode_regions
 from gridclip.evaluation.results import git_commit, versions

@@ -28,7 +28,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none

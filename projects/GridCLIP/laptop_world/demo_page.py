@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tabulate import tabulate
 
-from gridclip.clip_checkpoint import read_clip_checkpoint
+from gridclip.clip_weights import read_clip_checkpoint
 from gridclip.evaluation import read_results
 from gridclip.files import replacing
 from laptop_world.duration import duration

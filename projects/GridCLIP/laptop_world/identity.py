@@ -4,7 +4,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.results import jsonable_config
 
 

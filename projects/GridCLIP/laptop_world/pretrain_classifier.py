@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 from laptop_world.pretrain_clip import CLIP_NORM, PEAK_LR, WARMUP, WEIGHT_DECAY

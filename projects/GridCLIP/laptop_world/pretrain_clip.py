@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import replacing, write_json
 from laptop_world.shapes import ALL_NAMES, CaptionedShapes

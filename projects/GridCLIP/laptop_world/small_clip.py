@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.data.teacher import encode_images
 from gridclip.files import replacing
 from gridclip.text.encoder import encode_prompts

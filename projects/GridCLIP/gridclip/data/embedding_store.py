@@ -1,6 +1,6 @@
 """The embedding store: the teacher's vectors of every image's regions.
 
-An :class:`~gridclip.data.array_store.ArrayStore` whose values are ``embeddings.npy``, (images, K,
+An :class:`~gridclip.data.store.ArrayStore` whose values are ``embeddings.npy``, (images, K,
 variants, D) float16. If the manifest says "mirror", a region has two variants, the second that of
 the mirror image. A window is a region with a fixed box, relative to the image's width and height;
 ViLD's proposals are in pixels of the original image.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridclip.data.array_store import ArrayStore, Manifest
 from gridclip.data.regions import PROPOSALS
+from gridclip.data.store import ArrayStore, Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

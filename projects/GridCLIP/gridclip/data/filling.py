@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.data.array_store import ArrayStore
+from gridclip.data.store import ArrayStore
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The proposal store: the best boxes that a trained region proposal network finds in every image.
 
-An :class:`~gridclip.data.array_store.ArrayStore` whose values are ``scores.npy``, (images, K)
+An :class:`~gridclip.data.store.ArrayStore` whose values are ``scores.npy``, (images, K)
 float32. Boxes are in pixels of the original image.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridclip.data.array_store import ArrayStore, Manifest
+from gridclip.data.store import ArrayStore, Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

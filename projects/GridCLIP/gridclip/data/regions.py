@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.store import StoreError
 
 PROPOSALS = "proposals"
 

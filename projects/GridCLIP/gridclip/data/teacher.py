@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.data.detection_utils import check_image_size, read_image
 from torch import Tensor
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.filling import Filling, FillReport
 from gridclip.data.regions import Proposals, Regions
@@ -70,7 +70,7 @@ def precompute_embeddings(
             Of proposals, those of their pictures are taken.
         dataset_name: its name, for the manifest.
         store_path: the folder of the :class:`EmbeddingStore`, made if need be.
-        clip_source: the teacher's weights, as :func:`gridclip.clip_checkpoint.load_clip` takes
+        clip_source: the teacher's weights, as :func:`gridclip.clip_weights.load_clip` takes
             them.
         regions: what to embed of every picture.
         batch_size: images that the encoder gets at once: crops of the regions of several pictures,

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from gridclip.clip_checkpoint import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
+from gridclip.clip_weights import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
 from gridclip.files import replacing
 
 _BACKBONE = "backbone.bottom_up."

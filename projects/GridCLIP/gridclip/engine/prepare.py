@@ -7,11 +7,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from gridclip.data.array_store import StoreError
 from gridclip.data.datasets import check_annotations_exist
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.regions import Proposals, Regions, Windows
+from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
 from gridclip.text import TextEmbeddings, as_text_embeddings, load_categories
 

@@ -20,8 +20,8 @@ from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
-from .hooks import ResumableBestCheckpointer, SeedStepHook
 from .prepare import check_data, prepare_embeddings, prepare_text_embeddings
+from .resume import ResumableBestCheckpointer, SeedStepHook
 
 Detector = GridCLIP | ViLD
 

@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import _convert_target_to_string
 from omegaconf import OmegaConf
 
-from gridclip.clip_checkpoint import sha256_of_file
+from gridclip.clip_weights import sha256_of_file
 from gridclip.files import write_json
 
 # The fields of the file and their types.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from gridclip.clip_checkpoint import load_clip
+from gridclip.clip_weights import load_clip
 from gridclip.text.embeddings import TextEmbeddings, as_strings
 from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
 from gridclip.text.templates import get_templates, render_prompts

@@ -1,8 +1,8 @@
 """ViLD (arXiv 2104.13921), the two-stage detector that GridCLIP is compared with."""
 
+from .classifier import ViLDClassifier, ensemble_scores
 from .proposals import precompute_proposals
 from .roi_heads import ViLDOutputLayers, ViLDROIHeads, distillation_loss
-from .scores import ViLDClassifier, ensemble_scores
 from .vild import ViLD
 
 __all__ = [

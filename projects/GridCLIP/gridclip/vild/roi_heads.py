@@ -14,7 +14,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_i
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .scores import ViLDClassifier, ensemble_scores
+from .classifier import ViLDClassifier, ensemble_scores
 
 
 class ViLDOutputLayers(FastRCNNOutputLayers):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gridclip.text import TextEmbeddings
 
+from .classifier import ViLDClassifier
 from .roi_heads import ViLDROIHeads
-from .scores import ViLDClassifier
 
 
 @META_ARCH_REGISTRY.register()

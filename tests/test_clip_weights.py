@@ -14,14 +14,14 @@ from detectron2.utils.file_io import PathManager
 from safetensors.torch import save_file
 
 from benchmark.random_clip import write_random_clip_archive
-from gridclip.clip_checkpoint import (
+from gridclip.clip_models import CLIP_RESNETS
+from gridclip.clip_weights import (
     is_clip_checkpoint,
     load_clip,
     read_clip_checkpoint,
     resnet_state_dict,
     sha256_of_file,
 )
-from gridclip.clip_models import CLIP_RESNETS
 
 SIZES = dict(layers=(1, 2, 1, 1), width=16, embed_dim=48, input_resolution=64)
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)
