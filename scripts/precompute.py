@@ -138,10 +138,11 @@ def main(argv: list[str] | None = None) -> int:
     join_process_group()
     try:
         store, report = args.run(args)
+        print_summary(store, comm.all_gather(report))
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    print_summary(store, comm.all_gather(report))
-    leave_process_group()
+    finally:
+        leave_process_group()
     return 1 if len(store.pending()) else 0
 
 

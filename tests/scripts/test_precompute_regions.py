@@ -8,7 +8,6 @@ import precompute as script
 from drawings import make_lvis_root
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
-from gridclip.data.store import StoreError
 from killing import assert_same_stores, environment, kill_once_begun
 
 IDS = tuple(range(1, 9))
@@ -78,21 +77,11 @@ def test_makes_a_store_and_says_what_it_did(dataset, root, archive, tmp_path, ca
 
 
 def test_a_damaged_picture_is_named_and_the_exit_code_is_not_zero(
-    dataset, root, archive, tmp_path, capsys
+    dataset, root, archive, tmp_path, check_damaged_picture
 ):
-    damaged = root / "coco" / "train2017" / f"{5:012}.jpg"
-    data = damaged.read_bytes()
-    damaged.write_bytes(data[:300])
-    options = arguments(dataset, root / "proposals", archive, tmp_path / "store")
-    assert script.main(options) == 1
-    printed = capsys.readouterr()
-    assert "7 of 8 images done" in printed.out
-    assert "1 images failed" in printed.err and f"  5 {damaged}: " in printed.err
-    with pytest.raises(StoreError, match="missing one is image id 5"):
-        EmbeddingStore.open(tmp_path / "store")
-    damaged.write_bytes(data)
-    assert script.main(options) == 0
-    assert "this run: 1 images" in capsys.readouterr().out
+    check_damaged_picture(
+        arguments(dataset, root / "proposals", archive, tmp_path / "store"), tmp_path / "store", 8
+    )
 
 
 def test_no_proposals_at_all(dataset, archive, tmp_path, capsys):

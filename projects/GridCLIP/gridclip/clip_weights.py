@@ -52,9 +52,7 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, not a checkpoint, or not CLIP's.
     """
-    path = Path(PathManager.get_local_path(os.fspath(source)))
-    if not path.is_file():
-        raise FileNotFoundError(f"No CLIP weights at {path}.")
+    path = clip_file(source)
     state_dict = _strip_wrappers(_read_tensors(path), path)
     state_dict = {
         key: value.float() if value.is_floating_point() else value
@@ -69,6 +67,15 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
         )
     sha256 = sha256_of_file(path)
     return CLIPCheckpoint(state_dict, openai_name(sha256) or path.stem, sha256)
+
+
+def clip_file(source: str | os.PathLike) -> Path:
+    """The local file of a source of :func:`read_clip_checkpoint`, downloaded if need be. Raises
+    FileNotFoundError if there is none."""
+    path = Path(PathManager.get_local_path(os.fspath(source)))
+    if not path.is_file():
+        raise FileNotFoundError(f"No CLIP weights at {path}.")
+    return path
 
 
 def is_clip_checkpoint(path: str | os.PathLike) -> bool:

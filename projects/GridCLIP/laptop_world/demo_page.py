@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tabulate import tabulate
 
-from gridclip.clip_weights import read_clip_checkpoint
+from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.evaluation import read_results
 from gridclip.files import replacing
 from laptop_world.duration import duration
@@ -196,7 +196,7 @@ def provenance(demo, record: dict, seconds: dict[str, float]) -> dict:
         *record["versions"].items(),
         ["device", record["device"]],
         ["seed", str(record["seed"])],
-        ["CLIP weights", f"{clip}, sha256 {read_clip_checkpoint(clip).sha256}"],
+        ["CLIP weights", f"{clip}, sha256 {sha256_of_file(clip_file(clip))}"],
         [
             "data",
             f"{demo.train_pictures} training and {demo.val_pictures} held-out pictures of "

@@ -8,6 +8,7 @@ from pathlib import Path
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
+from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.text import TextEmbeddings
 from laptop_world.grid import Task
 from laptop_world.identity import run_identity
@@ -187,5 +188,5 @@ def check_text_embeddings(cfg: DictConfig) -> None:
     if not path.is_file():
         return
     embedded = TextEmbeddings.load(path).clip_sha256
-    if embedded != run_identity(cfg)["clip_sha256"]:
+    if embedded != sha256_of_file(clip_file(cfg.clip.weights)):
         raise ChangedError(f"{path} was made by another CLIP model than {cfg.clip.weights}")

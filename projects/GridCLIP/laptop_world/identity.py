@@ -1,10 +1,9 @@
 """What the outcome of a config's run depends on."""
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 
-from gridclip.clip_weights import sha256_of_file
+from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.evaluation.results import jsonable_config
 
 
@@ -14,7 +13,7 @@ def run_identity(cfg: DictConfig) -> dict:
     names = {cfg.dataloader[part].dataset.names for part in ("train", "test")}
     return {
         "config": jsonable_config(cfg),
-        "clip_sha256": sha256_of_file(PathManager.get_local_path(cfg.clip.weights)),
+        "clip_sha256": sha256_of_file(clip_file(cfg.clip.weights)),
         "annotations_sha256": {
             name: sha256_of_file(MetadataCatalog.get(name).json_file) for name in sorted(names)
         },
