@@ -25,8 +25,7 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from gridclip.clip_weights import sha256_of_file
-from gridclip.data import novel_classes
-from gridclip.data.datasets import load_dataset
+from gridclip.data import DatasetDescription, all_records, open_dataset
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.filling import FillReport, print_summary
 from gridclip.data.proposal_store import ProposalStore
@@ -46,10 +45,15 @@ def regions(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
     return embed(args, Proposals(ProposalStore.open(args.proposals)))
 
 
+def described(args: argparse.Namespace) -> DatasetDescription:
+    return open_dataset(dataset=args.dataset, json=args.json, images=args.images)
+
+
 def embed(args: argparse.Namespace, regions: Regions) -> tuple[ArrayStore, FillReport]:
+    data = described(args)
     report = precompute_embeddings(
-        load_dataset(args.dataset),
-        args.dataset,
+        all_records(data),
+        data.name,
         args.output,
         args.clip,
         regions,
@@ -63,14 +67,14 @@ def embed(args: argparse.Namespace, regions: Regions) -> tuple[ArrayStore, FillR
 def proposals(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
     predictor = load_detector(args)
     cfg = predictor.cfg
-    dataset = args.dataset or cfg.clip.image_dataset
+    data = instantiate(cfg.data.train)
     output = args.output or OmegaConf.select(cfg, "clip.proposals")
     if output is None:
         raise ValueError("The config names no clip.proposals: give --output.")
     report = precompute_proposals(
         predictor.model,
-        load_dataset(dataset),
-        dataset,
+        all_records(data),
+        data.name,
         output,
         weights_sha256=sha256_of_file(args.weights),
         augmentations=instantiate(cfg.dataloader.test.mapper.augmentations),
@@ -88,10 +92,10 @@ def load_detector(args: argparse.Namespace) -> Predictor:
     predictor = Predictor(args.config_file, args.weights, overrides=args.opts, device=device)
     if not isinstance(predictor.model, ViLD):
         raise ValueError(f"{args.config_file} does not describe a ViLD: it has no proposals.")
-    trained_on = predictor.cfg.dataloader.train.dataset.names
-    if comm.is_main_process() and not novel_classes(trained_on):
+    data = instantiate(predictor.cfg.data.train)
+    if comm.is_main_process() and not data.novel_classes:
         print(
-            f"warning: the config trains on {trained_on}, which leaves no category out: these "
+            f"warning: the config trains on {data.source}, which leaves no category out: these "
             "proposals are not for open-vocabulary training",
             file=sys.stderr,
         )
@@ -107,7 +111,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         add = command.add_argument
-        add("--dataset", required=True, help="a name in detectron2's DatasetCatalog")
+        add("--dataset", metavar="NAME", help="a name in detectron2's DatasetCatalog, or:")
+        add("--json", metavar="FILE", help="annotations in COCO's or LVIS's format")
+        add("--images", metavar="DIR", help="the folder of their pictures")
         add("--clip", required=True, help="the teacher: clip://RN50 or a file of CLIP weights")
         add("--output", required=True, metavar="DIR", help="folder of the store")
         add("--batch-size", type=int, default=128, help="windows or crops that CLIP sees at once")
@@ -123,7 +129,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = command.add_argument
     add("--config-file", required=True, metavar="CONFIG.py", help="that of the training")
     add("--weights", required=True, metavar="FILE.pth", help="of the trained detector")
-    add("--dataset", help="in detectron2's DatasetCatalog (default: the config's image_dataset)")
     add("--output", metavar="DIR", help="folder of the store (default: the config's proposals)")
     add("--max-proposals", type=int, default=300, help="the most of an image (default: 300)")
     add("--num-workers", type=int, default=4, help="processes that read pictures")

@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog
+from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig
 
 LVIS_TRAIN_IMAGES = 100_170
@@ -86,6 +85,6 @@ def _teacher_seconds(cfg: DictConfig, passes: dict[str, dict]) -> float:
     if not cfg.dataloader.train.mapper.get("embeddings"):
         return 0.0
     names = ["regions"] if cfg.clip.get("proposals") else cfg.clip.windows.split("+")
-    dataset = cfg.clip.image_dataset
-    images = LVIS_TRAIN_IMAGES if dataset == "lvis_v1_train" else len(DatasetCatalog.get(dataset))
+    official = cfg.data.train.get("dataset") == "lvis_v1_train"
+    images = LVIS_TRAIN_IMAGES if official else len(instantiate(cfg.data.train))
     return images * sum(passes[name]["seconds"] for name in names)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 
 from gridclip.engine import GridCLIPCheckpointer
-from gridclip.engine.prepare import prepare_text_embeddings
+from gridclip.engine.prepare import check_text_embeddings, prepare_text_embeddings
 from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
@@ -76,7 +76,7 @@ class Predictor:
         # ViLD knows from the training vocabulary what is novel; GridCLIP can do without it.
         needs_trained = vocabulary is None or "novel_classes" in self.cfg.model.classifier
         if needs_trained:
-            prepare_text_embeddings(self.cfg)
+            _prepare_training_vocabulary(self.cfg)
         wanted = None if vocabulary is None else self._text_embeddings(vocabulary)
         model = _build_model(self.cfg, None if needs_trained else wanted)
         if wanted is not None:
@@ -197,6 +197,14 @@ class _CompleteCheckpointer(GridCLIPCheckpointer):
                 "weights of a trained detector and the config that it was trained with."
             )
         return incompatible
+
+
+def _prepare_training_vocabulary(cfg: DictConfig) -> None:
+    """Its file of text embeddings holds its names; only without it the data are read."""
+    if Path(cfg.model.classifier.text_embeddings).is_file():
+        check_text_embeddings(cfg)
+    else:
+        prepare_text_embeddings(cfg, instantiate(cfg.data.train))
 
 
 def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:

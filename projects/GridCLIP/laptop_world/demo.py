@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gridclip.clip_weights import sha256_of_file
+from gridclip.data import all_records
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none
@@ -168,10 +168,9 @@ def train(demo: Demo) -> dict[str, float]:
 
 def draw(demo: Demo) -> None:
     """Draw the first pictures of each novel axis; which they are does not depend on results."""
-    dataset = demo.cfg.dataloader.test.dataset.names
-    metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
-    chosen = {}
-    for classes in metadata.novel_axes.values():
+    data = instantiate(demo.cfg.data.val)
+    records, chosen = all_records(data), {}
+    for classes in data.groups.values():
         showing = [
             record
             for record in records
@@ -182,10 +181,9 @@ def draw(demo: Demo) -> None:
     shutil.rmtree(demo.run / "pictures", ignore_errors=True)
     draw_detections(
         list(chosen.values()),
-        metadata,
+        data,
         demo_page.read_json(demo.run / "lvis_instances_results.json"),
         demo.run / "pictures",
-        novel_classes=metadata.novel_classes,
     )
     plot_losses(demo.run / "metrics.json", demo.run / "losses.png")
 
@@ -220,7 +218,7 @@ def stages(demo: Demo) -> list[Stage]:
         Stage(
             "text_embeddings",
             "Embed the categories' names with CLIP",
-            lambda demo: prepare_text_embeddings(demo.cfg),
+            lambda demo: prepare_text_embeddings(demo.cfg, instantiate(demo.cfg.data.train)),
             teacher,
             [text],
             [text],
@@ -228,7 +226,7 @@ def stages(demo: Demo) -> list[Stage]:
         Stage(
             "image_embeddings",
             "Embed the training pictures with CLIP",
-            lambda demo: prepare_embeddings(demo.cfg),
+            lambda demo: prepare_embeddings(demo.cfg, instantiate(demo.cfg.data.train)),
             teacher,
             [Path(store)] if store else [],
             [Path(store)] if store else [],

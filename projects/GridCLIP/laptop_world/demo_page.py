@@ -134,11 +134,11 @@ def accuracy(demo, record: dict) -> dict:
         for axis in AXES
         if (name := f"APr_{axis}") in metrics
     ]
-    per_category = read_json(demo.run / "lvis_per_category_ap.json")
+    per_category = read_json(demo.run / "per_category_ap.json")
     novel = [
         [" ".join(world.names[i]), world.axes[i], ap]
         for i in world.novel_classes
-        if (ap := per_category["_".join(world.names[i])]) is not None
+        if (ap := per_category[" ".join(world.names[i])]) is not None
     ]
     return {
         "images": record["protocol"]["images"],

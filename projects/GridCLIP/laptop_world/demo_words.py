@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import instantiate
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from gridclip.data import all_records
 from gridclip.files import write_json
 from gridclip.predictor import Predictor
 from laptop_world.shapes import ALL_NAMES
@@ -36,12 +37,11 @@ def search_pictures(
         output: a folder. What it held before is removed.
     """
     predictor = Predictor(config, weights, overrides=overrides)
-    dataset = predictor.cfg.dataloader.test.dataset.names
-    metadata, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
-    base = [n for i, n in enumerate(metadata.thing_classes) if i not in metadata.novel_classes]
+    data = instantiate(predictor.cfg.data.val)
+    records = all_records(data)
     # The names trained on are in the vocabulary too, so that an object that one of them fits better
     # scores lower for the user's word.
-    others = [name.replace("_", " ") for name in base]
+    others = [data.names[i] for i in data.base_classes]
     predictor.set_vocabulary([*words, *(name for name in others if name not in words)])
 
     found: dict[str, list] = {word: [] for word in words}
@@ -61,9 +61,9 @@ def search_pictures(
         for k, (score, box, record) in enumerate(sorted(found[word], key=lambda f: -f[0])[:_BEST]):
             picture = f"{i}_{k}.jpg"
             _draw(record["file_name"], box).save(output / picture, quality=88)
-            right = is_right(word, box, record, metadata.thing_classes)
+            right = is_right(word, box, record, data.names)
             best.append({"picture": picture, "score": round(score, 4), "right": right})
-        trained_on = any(is_called(name, word) for name in base)
+        trained_on = any(is_called(name, word) for name in others)
         listed.append({"word": word, "trained_on": trained_on, "best": best})
     write_json(output / "words.json", listed, indent=1)
 
@@ -95,7 +95,7 @@ def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -
     ]
     if boxes and pairwise_iou(Boxes(box[None]), Boxes(torch.tensor(boxes))).max() >= 0.5:
         return True
-    unsure = [names[i - 1] for i in record["not_exhaustive_category_ids"]]
+    unsure = [names[i] for i in record["not_exhaustive_classes"]]
     return None if any(is_called(name, word) for name in unsure) else False
 
 

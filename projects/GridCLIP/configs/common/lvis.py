@@ -4,25 +4,32 @@ import os
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader
 
-import gridclip.data  # noqa: F401  registers the base split
-from gridclip.data import GridCLIPDatasetMapper, build_train_loader
-from gridclip.evaluation import OpenVocabularyLVISEvaluator
+from gridclip.data import (
+    GridCLIPDatasetMapper,
+    all_records,
+    build_train_loader,
+    open_dataset,
+    training_records,
+)
+from gridclip.evaluation import OpenVocabularyEvaluator
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "gridclip")
+
+# Novel: what training leaves out and evaluation reports apart, here what the file calls "r".
+data = dict(
+    novel="rare",
+    train=L(open_dataset)(dataset="lvis_v1_train", novel="${data.novel}"),
+    val=L(open_dataset)(dataset="lvis_v1_val", novel="${data.novel}"),
+)
 
 # The text embeddings of the vocabulary and the embeddings of the training images are computed once,
 # with CLIP. train_net.py makes what is missing.
 clip = dict(
     weights="clip://RN50",
-    names="lvis_v1",
+    names="lvis_v1",  # the data's own, known by their source: some are respelt for prompts
     templates="imagenet",
-    image_dataset="lvis_v1_train",
     windows="tiles9",
     text_embeddings=os.path.join(_root, "lvis_v1_text_RN50.safetensors"),
     image_embeddings=os.path.join(_root, "lvis_v1_train_images_RN50_${clip.windows}"),
@@ -30,7 +37,7 @@ clip = dict(
 
 dataloader = dict(
     train=L(build_train_loader)(
-        dataset=L(get_detection_dataset_dicts)(names="lvis_v1_train_base"),
+        dataset=L(training_records)(data="${data.train}"),
         mapper=L(GridCLIPDatasetMapper)(
             is_train=True,
             augmentations=[
@@ -50,7 +57,7 @@ dataloader = dict(
         seed="${train.seed}",
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names="lvis_v1_val", filter_empty=False),
+        dataset=L(all_records)(data="${data.val}"),
         mapper=L(DatasetMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
@@ -58,9 +65,5 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(OpenVocabularyLVISEvaluator)(
-        dataset_name="${..test.dataset.names}",
-        output_dir="${train.output_dir}",
-        novel_classes="rare",
-    ),
+    evaluator=L(OpenVocabularyEvaluator)(data="${data.val}", output_dir="${train.output_dir}"),
 )

@@ -8,7 +8,7 @@ from detectron2.config import LazyCall as L
 from gridclip.data import ViLDDatasetMapper
 
 from .lvis import clip as _clip
-from .lvis import dataloader
+from .lvis import data, dataloader
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "gridclip")
 
@@ -17,7 +17,6 @@ clip = dict(
     weights=_clip.weights,
     names=_clip.names,
     templates=_clip.templates,
-    image_dataset=_clip.image_dataset,
     text_embeddings=_clip.text_embeddings,
     proposals=os.path.join(_root, "lvis_v1_train_proposals_vild_text_r50"),
     region_embeddings=os.path.join(_root, "lvis_v1_train_regions_RN50"),

@@ -7,27 +7,42 @@ import os
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader
 
-from gridclip.data import GridCLIPDatasetMapper, build_train_loader
-from gridclip.evaluation import OpenVocabularyLVISEvaluator
-from laptop_world.shapes import register_shapes
+from gridclip.data import (
+    GridCLIPDatasetMapper,
+    all_records,
+    build_train_loader,
+    open_dataset,
+    training_records,
+)
+from gridclip.evaluation import OpenVocabularyEvaluator
+from laptop_world.shapes import how_to_generate, novel_axes, novel_names
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes")
-for _world in ("dev", "test"):
-    register_shapes(_root, _world)
-
 shapes = dict(world="test")
+
+data = dict(
+    novel=L(novel_names)(world="${shapes.world}"),
+    train=L(open_dataset)(
+        json=os.path.join(_root, "shapes_${shapes.world}_train.json"),
+        images=_root,
+        novel="${data.novel}",
+        hint=L(how_to_generate)(root=_root, world="${shapes.world}"),
+    ),
+    val=L(open_dataset)(
+        json=os.path.join(_root, "shapes_${shapes.world}_val.json"),
+        images=_root,
+        novel="${data.novel}",
+        groups=L(novel_axes)(world="${shapes.world}"),
+        hint="${..train.hint}",
+    ),
+)
 
 clip = dict(
     weights="projects/GridCLIP/laptop_world/models/shapes_clip.safetensors",
-    names=os.path.join(_root, "shapes_${shapes.world}_train.json"),
+    names=None,
     templates="single",
-    image_dataset="shapes_${shapes.world}_train",
     windows="tiles9",
     text_embeddings=os.path.join(_root, "shapes_${shapes.world}_text.safetensors"),
     image_embeddings=os.path.join(_root, "shapes_${shapes.world}_images_${clip.windows}"),
@@ -35,7 +50,7 @@ clip = dict(
 
 dataloader = dict(
     train=L(build_train_loader)(
-        dataset=L(get_detection_dataset_dicts)(names="shapes_${shapes.world}_base"),
+        dataset=L(training_records)(data="${data.train}"),
         mapper=L(GridCLIPDatasetMapper)(
             is_train=True,
             augmentations=[L(T.RandomFlip)(horizontal=True)],
@@ -48,14 +63,10 @@ dataloader = dict(
         seed="${train.seed}",
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(
-            names="shapes_${shapes.world}_val", filter_empty=False
-        ),
+        dataset=L(all_records)(data="${data.val}"),
         mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="RGB"),
         batch_size=16,
         num_workers=0,
     ),
-    evaluator=L(OpenVocabularyLVISEvaluator)(
-        dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
-    ),
+    evaluator=L(OpenVocabularyEvaluator)(data="${data.val}", output_dir="${train.output_dir}"),
 )

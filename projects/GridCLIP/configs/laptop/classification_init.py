@@ -8,7 +8,7 @@ This is what an initialisation from ImageNet is for photographs. First train the
 
 import os
 
-from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.dense_scores = None  # this backbone does not map into CLIP's space
 train.init_checkpoint = os.path.join(

@@ -1,11 +1,12 @@
 """GridCLIP on the laptop world: 1,000 steps of 16 pictures, minutes on two cores."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from gridclip.data import federated_weights
+
 from ..common.gridclip_r50 import model
-from ..common.shapes import clip, dataloader, shapes
+from ..common.shapes import clip, data, dataloader, shapes
 from ..common.train import lr_multiplier, optimizer, train
 
 # The sizes are those of laptop_world/small_clip.py.
@@ -19,9 +20,7 @@ model.head_in_features = ["p3", "p4", "p5"]
 # as large, and the sampling radius, counted in anchors, is twice as large.
 model.update(anchor_scale=0.5, center_sampling_radius=3.0)
 
-model.federated_weights = L(get_fed_loss_cls_weights)(
-    dataset_names="${dataloader.train.dataset.names}", freq_weight_power=0.5
-)
+model.federated_weights = L(federated_weights)(data="${data.train}")
 model.seed = "${train.seed}"
 
 optimizer.lr = 1.5e-3

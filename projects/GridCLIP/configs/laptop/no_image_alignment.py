@@ -1,6 +1,6 @@
 """GridCLIP without Image-level Alignment."""
 
-from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 clip.image_embeddings = None
 model.image_alignment = None

@@ -1,6 +1,6 @@
 """GridCLIP whose backbone starts from random weights instead of CLIP's."""
 
-from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.backbone.bottom_up.update(freeze_at=0, freeze_norm=False)
 model.dense_scores = None  # this backbone does not map into CLIP's space

@@ -15,7 +15,7 @@ from detectron2.config import LazyCall as L
 from gridclip.data import ViLDDatasetMapper, novel_classes
 
 from ..common.vild_r50 import model
-from .gridclip import clip, dataloader, lr_multiplier, optimizer, shapes, train
+from .gridclip import clip, data, dataloader, lr_multiplier, optimizer, shapes, train
 from .gridclip import model as _gridclip
 
 _root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes")
@@ -41,7 +41,7 @@ model.roi_heads.box_predictor.loss_weight = dict(loss_box_reg=4.0)
 model.classifier.update(
     embed_dim=_gridclip.classifier.embed_dim,
     temperature=37.0,  # the small CLIP's own; the official 100 is that of OpenAI's CLIP
-    novel_classes=L(novel_classes)(name="${dataloader.train.dataset.names}"),
+    novel_classes=L(novel_classes)(data="${data.train}"),
 )
 
 dataloader.train.mapper = L(ViLDDatasetMapper)(

@@ -3,7 +3,7 @@
 The student's image embedding, by CLIP's own attention pool, is aligned with the frozen encoder's.
 """
 
-from .gridclip import clip, dataloader, lr_multiplier, model, optimizer, shapes, train
+from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 clip.windows = "whole"
 model.image_alignment._target_ = "gridclip.modeling.BackboneImageAlignment"

@@ -6,7 +6,7 @@ clip.weights=clip://RN50 takes the real ones.
 
 import benchmark.random_clip  # noqa: F401  random-clip://
 
-from .gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
+from .gridclip_r50_ov_1x import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
 clip.weights = "random-clip://RN50"
 clip.templates = "single"

@@ -22,13 +22,13 @@ from detectron2.solver.build import get_default_optimizer_params
 
 from gridclip.data import novel_classes
 
-from ..common.lvis_vild import clip, dataloader
+from ..common.lvis_vild import clip, data, dataloader
 from ..common.train import lr_multiplier, train
 from ..common.vild_r50 import model
 
 model.backbone.norm = "GN"
 model.roi_heads.box_head.conv_norm = "GN"
-model.classifier.novel_classes = L(novel_classes)(name="${dataloader.train.dataset.names}")
+model.classifier.novel_classes = L(novel_classes)(data="${data.train}")
 
 # The official decay spares biases and norms.
 optimizer = L(torch.optim.SGD)(

@@ -10,7 +10,7 @@ RPN, and its backbone was trained on ImageNet or by SoCo.
 """
 
 from ..common.lvis import dataloader as _lvis
-from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
+from .vild_r50_ov import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.train.mapper.augmentations = _lvis.train.mapper.augmentations
 dataloader.train.update(total_batch_size=16, repeat_threshold=0.001)

@@ -11,7 +11,7 @@ ones.
 
 import benchmark.random_clip  # noqa: F401  random-clip://
 
-from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
+from .vild_r50_ov import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
 clip.weights = "random-clip://RN50"
 clip.templates = "single"

@@ -1,7 +1,7 @@
 """ViLD-text: ViLD without distillation. Its RPN, trained on base categories, makes the proposals
 for the other variants."""
 
-from .vild_r50_ov import clip, dataloader, lr_multiplier, model, optimizer, train
+from .vild_r50_ov import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
 model.roi_heads.distillation_weight = 0.0
 dataloader.train.mapper.embeddings = None

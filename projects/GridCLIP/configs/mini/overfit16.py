@@ -8,12 +8,10 @@ The text embeddings are Detic's table for LVIS (CLIP ViT-B/32); import it first:
 There is no image-level alignment, which would need that model's image encoder.
 """
 
-from detectron2.config import LazyCall as L
+from ..lvis.gridclip_r50_ov_1x import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
-from gridclip.data import first_images
-
-from ..lvis.gridclip_r50_ov_1x import clip, dataloader, lr_multiplier, model, optimizer, train
-
+# These embeddings are of another CLIP model than any that is used: there is nothing to compare.
+clip.update(weights=None, names=None)
 clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
 clip.image_embeddings = None
 
@@ -25,14 +23,16 @@ model.image_alignment = None
 model.dense_scores = None
 
 dataloader.train.update(
-    dataset=L(first_images)(names="lvis_v1_train_base", count=16),
     total_batch_size=4,
     repeat_threshold=0.0,
     num_workers=0,
 )
 dataloader.train.mapper.augmentations = dataloader.train.mapper.augmentations[:1]
 dataloader.train.mapper.augmentations[0].short_edge_length = (256,)
-dataloader.test.update(dataset=L(first_images)(names="lvis_v1_train", count=16), num_workers=0)
+dataloader.train.dataset.count = 16
+data.val = data.train
+dataloader.test.dataset.update(filter_empty=True, count=16)
+dataloader.test.num_workers = 0
 dataloader.test.mapper.augmentations[0].short_edge_length = 256
 
 optimizer.lr = 2e-3

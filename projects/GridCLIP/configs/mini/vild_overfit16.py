@@ -6,8 +6,9 @@ model's image encoder.
 
 from ..lvis.vild_text_r50_ov import clip, model
 from ..lvis.vild_text_r50_ov import dataloader as _vild
-from .overfit16 import dataloader, lr_multiplier, optimizer, train
+from .overfit16 import data, dataloader, lr_multiplier, optimizer, train
 
+clip.update(weights=None, names=None)
 clip.text_embeddings = "output/lvis_v1_text_ViT-B-32.safetensors"
 clip.proposals = clip.region_embeddings = None
 

@@ -1,22 +1,25 @@
-"""Data: the open-vocabulary splits, the loader, the mappers and the stores that they read."""
+"""Data: the description of a data set, the loader, the mappers and the stores that they read."""
 
-from .datasets import (
-    LVIS_V1_RARE,
-    first_images,
+from .description import (
+    DatasetDescription,
+    federated_weights,
     novel_classes,
-    register_base_split,
-    remove_novel_categories,
+    open_dataset,
 )
+from .findings import DatasetError
 from .loader import build_train_loader
 from .mapper import GridCLIPDatasetMapper, ViLDDatasetMapper
+from .records import all_records, training_records
 
 __all__ = [
-    "LVIS_V1_RARE",
+    "DatasetDescription",
+    "DatasetError",
     "GridCLIPDatasetMapper",
     "ViLDDatasetMapper",
+    "all_records",
     "build_train_loader",
-    "first_images",
+    "federated_weights",
     "novel_classes",
-    "register_base_split",
-    "remove_novel_categories",
+    "open_dataset",
+    "training_records",
 ]

@@ -106,7 +106,10 @@ class EmbeddingStore(ArrayStore[EmbeddingManifest]):
     def command(self, manifest: EmbeddingManifest | None) -> str:
         regions = self._wanted or (manifest.regions if manifest else None)
         dataset = manifest.dataset if manifest else "DATASET"
-        end = ["--dataset", dataset, "--clip", "CLIP", "--output", str(self.path)]
+        where = ["--dataset", dataset]
+        if dataset.endswith(".json"):
+            where = ["--json", dataset, "--images", "IMAGES"]
+        end = [*where, "--clip", "CLIP", "--output", str(self.path)]
         if regions == PROPOSALS:
             what, end = "regions", ["--proposals", "PROPOSALS", *end]
         else:

@@ -6,11 +6,10 @@ whole global batch and keeps its share, and a sample's place in the stream seeds
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
@@ -64,9 +63,8 @@ class GlobalBatchSampler(Sampler):
 class SeededMapDataset(Dataset):
     """Maps a record with numpy's random state seeded by its position in the stream."""
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int):
-        self.records = DatasetFromList(records, copy=False)
-        self.mapper, self.seed = mapper, seed
+    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict], seed: int):
+        self.records, self.mapper, self.seed = records, mapper, seed
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         index, position = item
@@ -81,7 +79,7 @@ class SeededMapDataset(Dataset):
         return len(self.records)
 
 
-def _repeat_factors(dataset: list[dict], repeat_threshold: float) -> torch.Tensor:
+def _repeat_factors(dataset: Sequence[dict], repeat_threshold: float) -> torch.Tensor:
     # detectron2 logs a line for every category there.
     sampler_logger = logging.getLogger(RepeatFactorTrainingSampler.__module__)
     sampler_logger.disabled = True
@@ -94,7 +92,7 @@ def _repeat_factors(dataset: list[dict], repeat_threshold: float) -> torch.Tenso
 
 
 def build_train_loader(
-    dataset: list[dict],
+    dataset: Sequence[dict],
     *,
     mapper: Callable[[dict], dict],
     total_batch_size: int,

@@ -111,9 +111,8 @@ class GridCLIPDatasetMapper(TeacherMapper):
     * ``image_embeddings``: (V, D) float32 of the picture as augmented, mirrored or not, and
       ``image_windows``: (V, 4) float32, which parts of it they are, relative XYXY; both if a store
       (of windows) is given;
-    * ``negative_classes``, ``not_exhaustive_classes``: (n,) int64 contiguous category ids, in place
-      of LVIS's 1-based ``neg_category_ids`` and ``not_exhaustive_category_ids``, if the dataset has
-      them.
+    * ``negative_classes``, ``not_exhaustive_classes``: (n,) int64 contiguous category ids as
+      tensors, if the record has them.
     """
 
     allowed = _KEEP_PICTURE
@@ -126,12 +125,9 @@ class GridCLIPDatasetMapper(TeacherMapper):
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-        for ids, classes in (
-            ("neg_category_ids", "negative_classes"),
-            ("not_exhaustive_category_ids", "not_exhaustive_classes"),
-        ):
-            if ids in dataset_dict:
-                dataset_dict[classes] = torch.tensor(dataset_dict.pop(ids), dtype=torch.int64) - 1
+        for classes in ("negative_classes", "not_exhaustive_classes"):
+            if classes in dataset_dict:
+                dataset_dict[classes] = torch.as_tensor(dataset_dict[classes], dtype=torch.int64)
         if self.store is not None:
             # Nested lists of transforms arrive here flattened by TransformList.
             flips = sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms)

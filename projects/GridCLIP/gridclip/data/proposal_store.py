@@ -48,7 +48,6 @@ class ProposalStore(ArrayStore[ProposalManifest]):
     def command(self, manifest: ProposalManifest | None) -> str:
         command = ["python", "scripts/precompute.py", "proposals"]
         command += ["--config-file", "CONFIG.py", "--weights", "FILE.pth"]
-        command += ["--dataset", manifest.dataset if manifest else "DATASET"]
         return shlex.join([*command, "--output", str(self.path)])
 
     def lookup(self, image_id: int | str) -> tuple[np.ndarray, np.ndarray]:

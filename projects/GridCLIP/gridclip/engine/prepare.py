@@ -1,48 +1,133 @@
-"""What training needs besides images and boxes: text embeddings and the teacher's embeddings."""
+"""What training and evaluation need before they start: data, and CLIP's embeddings of them."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog
+from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from gridclip.data.datasets import check_annotations_exist
+from gridclip.clip_models import CLIPPathHandler
+from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.data.description import DatasetDescription
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
+from gridclip.data.records import all_records
 from gridclip.data.regions import Proposals, Regions, Windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
-from gridclip.text import TextEmbeddings, as_text_embeddings, load_categories
+from gridclip.text import TextEmbeddings, as_text_embeddings, get_templates, load_categories
 
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def check_data(cfg: DictConfig, *parts: str) -> None:
-    """Raise a FileNotFoundError that names file and fix if ``cfg.dataloader[part]`` lacks them."""
-    for part in parts:
-        names = cfg.dataloader[part].dataset.names
-        for name in [names] if isinstance(names, str) else names:
-            check_annotations_exist(name)
+def open_data(cfg: DictConfig, part: str) -> DatasetDescription:
+    """The data set ``cfg.data[part]``; the report on it is logged, and its pictures are there.
+
+    Raises:
+        ValueError, FileNotFoundError: it can't be used; names the part, the file and the fix.
+    """
+    try:
+        data = instantiate(cfg.data[part])
+    except ValueError as error:
+        raise ValueError(f"data.{part}: {error}") from error
+    data.check_pictures()
+    logger.info(f"data.{part}: {data.describe()}\n{data.findings}")
+    return data
 
 
-def prepare_text_embeddings(cfg: DictConfig) -> None:
-    """Compute the training vocabulary's text embeddings if their file is missing. Raises ValueError
-    if the file that is there is of other categories or another width."""
-    path = Path(cfg.model.classifier.text_embeddings)
+def check_same_categories(train: DatasetDescription, val: DatasetDescription) -> None:
+    """Raise ValueError if the data set that a training is evaluated on has a category that the
+    training does not know. Their order and ids may differ, and ``val`` may lack some."""
+    if unknown := [name for name in val.names if name not in set(train.names)]:
+        raise ValueError(
+            f"data.val ({val.source}) has {len(unknown)} categories that data.train "
+            f"({train.source}) does not have, the first '{unknown[0]}'; the first of data.train is "
+            f"'{train.names[0]}'. Another vocabulary is for --eval-only."
+        )
+    if both := set(map(train.file_name, range(len(train)))).intersection(
+        map(val.file_name, range(len(val)))
+    ):
+        logger.warning(
+            f"{len(both)} pictures are in data.train and in data.val, among them {min(both)}: the "
+            "evaluation is not on unseen pictures."
+        )
+
+
+def prepare_text_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
+    """Compute the text embeddings of a data set's categories if their file is missing.
+
+    Without ``clip.weights`` they are random vectors, for a vocabulary that stays as it is.
+
+    Raises:
+        ValueError: the file that is there is of other categories, templates, width or weights.
+    """
+    path, clip = Path(cfg.model.classifier.text_embeddings), cfg.clip
+    names = _vocabulary(cfg, data)
     if not path.is_file() and comm.is_main_process():
-        logger.info(f"No text embeddings at {path}: computing them from {cfg.clip.weights}")
-        as_text_embeddings(
-            cfg.clip.names, cfg.clip.weights, cfg.clip.templates, device=cfg.train.device
-        ).save(path)
+        if clip.weights is None:
+            logger.info(f"No clip.weights: random text embeddings at {path}")
+            made = TextEmbeddings.random(data.names, cfg.model.classifier.embed_dim)
+        else:
+            logger.info(f"No text embeddings at {path}: computing them from {clip.weights}")
+            made = as_text_embeddings(names, clip.weights, clip.templates, device=cfg.train.device)
+        made.save(path)
     comm.synchronize()
-    TextEmbeddings.load(path).check(
-        names=[category.name for category in load_categories(cfg.clip.names)],
-        dim=cfg.model.classifier.embed_dim,
-    )
+    check_text_embeddings(cfg, names=data.names)
 
 
-def prepare_embeddings(cfg: DictConfig) -> None:
+def check_text_embeddings(cfg: DictConfig, names: Sequence[str] | None = None) -> None:
+    """Raise ValueError if the file of text embeddings is not what the config describes: of other
+    names, templates or width, or of another CLIP model."""
+    path = Path(cfg.model.classifier.text_embeddings)
+    embeddings = TextEmbeddings.load(path)
+    templates = None if cfg.clip.weights is None else get_templates(cfg.clip.templates)
+    try:
+        embeddings.check(
+            names=names,
+            dim=cfg.model.classifier.embed_dim,
+            templates=templates,
+            clip_sha256=_sha256_of_clip(cfg.clip.weights),
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{path} does not fit: {error} Delete the file, and it is made anew; or name another "
+            "one with clip.text_embeddings."
+        ) from error
+
+
+def _vocabulary(cfg: DictConfig, data: DatasetDescription) -> Sequence[str] | str:
+    """What CLIP's text encoder embeds: ``clip.names``, checked against the data set's names."""
+    if cfg.clip.names is None:
+        return list(data.names)
+    given = [category.name for category in load_categories(cfg.clip.names)]
+    if tuple(given) != data.names:
+        pairs = zip(given, data.names, strict=False)
+        differ = [(i, a, b) for i, (a, b) in enumerate(pairs) if a != b]
+        first = "number {}: '{}' and '{}'".format(*differ[0]) if differ else "the number of names"
+        raise ValueError(
+            f"clip.names={cfg.clip.names} has {len(given)} names, {data.source} has "
+            f"{len(data.names)} categories; they first differ in {first}. Leave clip.names out: "
+            "the names are those of the data."
+        )
+    return cfg.clip.names
+
+
+def _sha256_of_clip(source: str | None) -> str | None:
+    """The digest of CLIP's weights; None if they are not at hand, or not known by their name."""
+    if source is None:
+        return None
+    name = source.removeprefix(CLIPPathHandler.prefix)
+    if name in CLIPPathHandler.models:
+        return CLIPPathHandler.models[name].split("/")[-2]  # OpenAI's addresses hold it
+    try:
+        return sha256_of_file(clip_file(source))
+    except FileNotFoundError:
+        return None
+
+
+def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
     """Complete the store of the teacher's embeddings, each rank its share, if the config uses one.
 
     The regions are the proposals that ``clip.proposals`` names (ViLD), else ``clip.windows``.
@@ -56,28 +141,26 @@ def prepare_embeddings(cfg: DictConfig) -> None:
     if store_path is None:
         return
     clip = cfg.clip
-    dataset_dicts = DatasetCatalog.get(clip.image_dataset)
+    records = all_records(data)
     if OmegaConf.select(cfg, "clip.proposals") is None:
         regions: Regions = Windows(clip.windows)
     else:
-        regions = Proposals(_open_proposals(clip.proposals, dataset_dicts))
+        regions = Proposals(_open_proposals(clip.proposals, records))
     options = dict(num_workers=cfg.dataloader.train.num_workers, device=cfg.train.device)
-    report = precompute_embeddings(
-        dataset_dicts, clip.image_dataset, store_path, clip.weights, regions, **options
-    )
+    report = precompute_embeddings(records, data.name, store_path, clip.weights, regions, **options)
     failures = [failure for part in comm.all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
-            f"{len(failures)} images of {clip.image_dataset} could not be embedded, the first "
+            f"{len(failures)} images of {data.source} could not be embedded, the first "
             f"{failures[0]}. Replace the files and start again: what is done is kept."
         )
     _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
-def _open_proposals(path: str, dataset_dicts: list[dict]) -> ProposalStore:
+def _open_proposals(path: str, records: Sequence[dict]) -> ProposalStore:
     try:
         store = ProposalStore.open(path)
-        store.check(record["image_id"] for record in dataset_dicts)
+        store.check(record["image_id"] for record in records)
         return store
     except StoreError as error:
         raise StoreError(

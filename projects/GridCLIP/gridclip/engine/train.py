@@ -15,13 +15,20 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gridclip.evaluation import write_results
+from gridclip.data import DatasetDescription, novel_classes
+from gridclip.evaluation import OpenVocabularyEvaluator, write_results
 from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
-from .prepare import check_data, prepare_embeddings, prepare_text_embeddings
+from .prepare import (
+    check_same_categories,
+    open_data,
+    prepare_embeddings,
+    prepare_text_embeddings,
+)
 from .resume import ResumableBestCheckpointer, SeedStepHook
+from .schedule import complete_schedule
 
 Detector = GridCLIP | ViLD
 
@@ -67,27 +74,28 @@ def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
     )
 
 
-def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
+def do_test(
+    cfg: DictConfig, model: Detector, evaluator: OpenVocabularyEvaluator, **facts: Any
+) -> dict:
     """Evaluate, write ``<output_dir>/results.json`` and return detectron2's nested metrics, which
-    are empty on all ranks but the first.
+    are empty on all ranks but the first, and where the data set has no annotations.
 
     Args:
         model: stays as it is; a fast copy is evaluated.
         facts: further entries of the file, such as the iteration.
     """
-    evaluator = instantiate(cfg.dataloader.evaluator)
     fast = build_inference_model(cfg, model)
+    evaluator.detector_limit = model.max_detections_per_image
     results = inference_on_dataset(fast, instantiate(cfg.dataloader.test), evaluator)
-    if comm.is_main_process():
+    if comm.is_main_process() and results:
         print_csv_format(results)
         write_results(
             cfg.train.output_dir,
             results,
-            dataset_name=cfg.dataloader.evaluator.dataset_name,
+            protocol=evaluator.protocol(),
+            data=evaluator.data,
             num_images=len(evaluator.image_ids),
             cfg=cfg,
-            max_dets_per_image=model.max_detections_per_image,
-            novel_classes=evaluator.novel_classes or (),
             seed=cfg.train.seed,
             device=cfg.train.device,
             **facts,
@@ -96,9 +104,13 @@ def do_test(cfg: DictConfig, model: Detector, **facts: Any) -> dict:
 
 
 def do_eval_only(cfg: DictConfig) -> dict:
-    """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages."""
-    check_data(cfg, "test")
-    prepare_text_embeddings(cfg)
+    """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages, on
+    ``data.val`` and with its categories as vocabulary."""
+    val = open_data(cfg, "val")
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    prepare_text_embeddings(cfg, val)
+    if "novel_classes" in cfg.model.classifier:
+        cfg.model.classifier.novel_classes = _novel_in(cfg, val)
     model = build_model(cfg)
     evaluated = load_weights(cfg, GridCLIPCheckpointer(model), cfg.train.init_checkpoint)
     if cfg.train.ema.enabled and evaluated is model:
@@ -106,7 +118,16 @@ def do_eval_only(cfg: DictConfig) -> dict:
             f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
             "asks for: add train.ema.enabled=False."
         )
-    return do_test(cfg, evaluated, weights=cfg.train.init_checkpoint)
+    return do_test(cfg, evaluated, evaluator, weights=cfg.train.init_checkpoint)
+
+
+def _novel_in(cfg: DictConfig, val: DatasetDescription) -> list[int]:
+    """The classes of ``data.val`` that the training left out: ViLD scores them otherwise."""
+    if val.novel_classes is not None:
+        return novel_classes(val)
+    train = instantiate(cfg.data.train)
+    base = {train.names[i] for i in train.base_classes}
+    return [i for i, name in enumerate(val.names) if name not in base]
 
 
 def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:
@@ -116,9 +137,13 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
         resume: continue from the last checkpoint in ``train.output_dir``, if there is one.
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
-    check_data(cfg, "train", "test")
-    prepare_text_embeddings(cfg)
-    prepare_embeddings(cfg)
+    train, val = (open_data(cfg, part) for part in ("train", "val"))
+    check_same_categories(train, val)
+    complete_schedule(cfg, train)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluator.use_vocabulary(train.names)
+    prepare_text_embeddings(cfg, train)
+    prepare_embeddings(cfg, train)
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
@@ -131,7 +156,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     if dry_run:
         _dry_run(cfg, trainer, checkpointer)
         return
-    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, averaged))
+    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, averaged, evaluator))
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     resuming = resume and checkpointer.has_checkpoint()
     start_iter = trainer.iter + 1 if resuming else 0
@@ -172,6 +197,7 @@ def _build_hooks(
     trainer: SimpleTrainer,
     checkpointer: GridCLIPCheckpointer,
     averaged: AveragedModel | None,
+    evaluator: OpenVocabularyEvaluator,
 ) -> list[HookBase]:
     start = time.monotonic()
     train, model = cfg.train, checkpointer.model
@@ -181,6 +207,7 @@ def _build_hooks(
         return do_test(
             cfg,
             evaluated,
+            evaluator,
             weights=train.init_checkpoint,
             iterations=min(trainer.iter + 1, train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
@@ -205,7 +232,6 @@ def _build_hooks(
 
 def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPCheckpointer) -> None:
     instantiate(cfg.lr_multiplier)
-    instantiate(cfg.dataloader.evaluator)
     checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     trainer.train(0, 2)
     losses = {k: round(v, 4) for k, (v, _) in trainer.storage.latest().items() if "loss" in k}

@@ -1,11 +1,11 @@
-"""Evaluation on LVIS, and the files and pictures that report it."""
+"""Evaluation by LVIS's and COCO's metrics, and the files and pictures that report it."""
 
-from .lvis_evaluator import OpenVocabularyLVISEvaluator
+from .evaluator import OpenVocabularyEvaluator
 from .pictures import draw_detections, plot_losses
 from .results import read_results, write_results
 
 __all__ = [
-    "OpenVocabularyLVISEvaluator",
+    "OpenVocabularyEvaluator",
     "draw_detections",
     "plot_losses",
     "read_results",

@@ -42,10 +42,28 @@ class Detections:
             np.fromiter((r["score"] for r in results), np.float64, count),
         )
 
+    @classmethod
+    def cat(cls, parts: Sequence["Detections"]) -> "Detections":
+        """All of them, in this order."""
+        none = cls(*(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)), np.zeros(0))
+        return cls(
+            *(
+                np.concatenate([getattr(part, field.name) for part in (none, *parts)])
+                for field in fields(cls)
+            )
+        )
+
     def best_of_each_image(self, count: int) -> "Detections":
         """The best ``count`` of each image. Of equal scores, the first ones count."""
-        order = np.lexsort((-self.scores, self.image_ids))
-        sorted_ids = self.image_ids[order]
-        rank = np.arange(len(order)) - np.searchsorted(sorted_ids, sorted_ids)
+        return self._best_of_each(self.image_ids, count)
+
+    def best_of_each_category(self, count: int) -> "Detections":
+        """The best ``count`` of each category. Of equal scores, the first ones count."""
+        return self._best_of_each(self.category_ids, count)
+
+    def _best_of_each(self, keys: NDArray, count: int) -> "Detections":
+        order = np.lexsort((-self.scores, keys))
+        sorted_keys = keys[order]
+        rank = np.arange(len(order)) - np.searchsorted(sorted_keys, sorted_keys)
         kept = np.sort(order[rank < count])
         return Detections(*(getattr(self, field.name)[kept] for field in fields(self)))

@@ -10,7 +10,6 @@ from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
-from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
@@ -18,9 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from gridclip.data.description import DatasetDescription
 from gridclip.files import replacing
-
-from .lvis_evaluator import contiguous_category_ids
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -30,14 +28,13 @@ _MIN_PICTURE_SIDE = 1000
 
 
 def draw_detections(
-    dataset_dicts: Sequence[dict],
-    metadata: Metadata,
+    records: Sequence[dict],
+    data: DatasetDescription,
     predictions: Sequence[dict],
     out_dir: str | os.PathLike,
     *,
     score_threshold: float | None = None,
     max_images: int = 12,
-    novel_classes: Collection[int] = (),
 ) -> list[Path]:
     """Draw a JPEG of each image: ground truth left, detections right, novel categories starred.
 
@@ -45,15 +42,14 @@ def draw_detections(
     files are returned.
 
     Args:
-        dataset_dicts: in detectron2's format, with annotations.
-        metadata: of the dataset, with "thing_classes".
-        predictions: in LVIS's result format (image_id, category_id of the annotation file, bbox
-            as XYWH in pixels, score), as lvis_instances_results.json holds them.
+        records: of the data set, with annotations or without.
+        data: the data set, which tells what is novel.
+        predictions: in COCO's result format (image_id, category_id of the annotation file, bbox
+            as XYWH in pixels, score), as the evaluator writes them.
         out_dir: pictures are named after the images' files.
         score_threshold: the least score that is drawn. None draws the best of each image, as
             many as it has ground-truth boxes and at least 5.
         max_images: the most that are drawn.
-        novel_classes: contiguous class ids.
 
     Raises:
         FileNotFoundError: an image is missing.
@@ -63,27 +59,29 @@ def draw_detections(
     for prediction in sorted(predictions, key=lambda p: -p["score"]):
         by_image[prediction["image_id"]].append(prediction)
 
-    def without_novel(dataset_dict: dict) -> bool:
-        return not any(a["category_id"] in novel_classes for a in dataset_dict["annotations"])
+    novel = set(data.novel_classes or ())
+
+    def without_novel(record: dict) -> bool:
+        return novel.isdisjoint(a["category_id"] for a in record.get("annotations", ()))
 
     written = []
-    chosen = sorted(dataset_dicts, key=without_novel)[:max_images]
-    for dataset_dict in tqdm(chosen, desc="pictures", unit="image"):
-        image = read_image(dataset_dict["file_name"], "RGB")
-        check_image_size(dataset_dict, image)
-        annotations, found = dataset_dict["annotations"], by_image[dataset_dict["image_id"]]
+    chosen = sorted(records, key=without_novel)[:max_images]
+    for record in tqdm(chosen, desc="pictures", unit="image"):
+        image = read_image(record["file_name"], "RGB")
+        check_image_size(record, image)
+        annotations, found = record.get("annotations", []), by_image[record["image_id"]]
         shown = found[: max(len(annotations), 5)]
         if score_threshold is not None:
             shown = [p for p in found if p["score"] >= score_threshold]
-        marked = ", novel categories orange" if novel_classes else ""
+        marked = ", novel categories orange" if novel else ""
         least = f", score from {shown[-1]['score']:.2f}" if shown else ""
         sides = {
             f"ground truth ({len(annotations)}){marked}": annotations,
-            f"detections ({len(shown)} of {len(found)}{least})": _as_annotations(shown, metadata),
+            f"detections ({len(shown)} of {len(found)}{least})": _as_annotations(shown, data),
         }
-        drawn = [_draw_boxes(image, metadata, side, novel_classes) for side in sides.values()]
+        drawn = [_draw_boxes(image, data.names, side, novel) for side in sides.values()]
         picture = _side_by_side(drawn, list(sides))
-        path = Path(out_dir) / f"{Path(dataset_dict['file_name']).stem}.jpg"
+        path = Path(out_dir) / f"{Path(record['file_name']).stem}.jpg"
         with replacing(path) as partial:
             picture.save(partial, quality=90)
         written.append(path)
@@ -131,14 +129,13 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
     return png
 
 
-def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
+def _as_annotations(predictions: list[dict], data: DatasetDescription) -> list[dict]:
     """Predictions in detectron2's format of annotations, with their "score"."""
-    num_classes = len(metadata.thing_classes)
-    to_contiguous = contiguous_category_ids(metadata, range(1, num_classes + 1))
+    to_contiguous = {category_id: i for i, category_id in enumerate(data.category_ids)}
     if unknown := {p["category_id"] for p in predictions} - to_contiguous.keys():
         raise ValueError(
-            f"The predictions have categories {sorted(unknown)}, which the dataset "
-            f"{metadata.name} ({num_classes} classes) does not have: predictions of another one?"
+            f"The predictions have categories {sorted(unknown)}, which {data.source} "
+            f"({len(data.names)} categories) does not have: predictions of another data set?"
         )
     return [
         {**p, "category_id": to_contiguous[p["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
@@ -153,19 +150,19 @@ class BoxVisualizer(Visualizer):
 
 
 def _draw_boxes(
-    image: np.ndarray, metadata: Metadata, objects: list[dict], novel_classes: Collection[int]
+    image: np.ndarray, names: Sequence[str], objects: list[dict], novel_classes: Collection[int]
 ) -> Image.Image:
     """Draw annotations on an RGB image (H, W, 3), which is enlarged if it is small."""
     scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
     # detectron2 rounds a small picture's font size down before it is enlarged.
     font_size_scale = 1.3 if scale == 1 else 2.2
-    visualizer = BoxVisualizer(image, metadata, scale=scale, font_size_scale=font_size_scale)
+    visualizer = BoxVisualizer(image, scale=scale, font_size_scale=font_size_scale)
     if objects:
         boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
         labels, colors = [], []
         for o in objects:
             novel = o["category_id"] in novel_classes
-            name = metadata.thing_classes[o["category_id"]]
+            name = names[o["category_id"]]
             score = f" {o['score']:.2f}" if "score" in o else ""
             labels.append(f"{'★ ' if novel else ''}{name}{score}")
             colors.append(_NOVEL_COLOR if novel else _BASE_COLOR)

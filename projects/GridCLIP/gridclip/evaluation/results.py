@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import _convert_target_to_string
 from omegaconf import OmegaConf
 
-from gridclip.clip_weights import sha256_of_file
+from gridclip.data.description import DatasetDescription
 from gridclip.files import write_json
 
 # The fields of the file and their types.
@@ -31,9 +29,12 @@ _RECORD: dict[str, Any] = {
         "dataset": str,
         "dataset_sha256": str,
         "images": int,
+        "categories": int,
         "split": str,
         "novel_classes": int,
+        "notes": list,
     },
+    "data": dict,
     "config": dict | None,
     "seed": int | None,
     "commit": str,
@@ -50,11 +51,10 @@ def write_results(
     output_dir: str | os.PathLike,
     metrics: Mapping[str, Mapping[str, float]],
     *,
-    dataset_name: str,
+    protocol: Mapping[str, str],
+    data: DatasetDescription,
     num_images: int,
     cfg: Any = None,
-    novel_classes: Sequence[int] = (),
-    max_dets_per_image: int = 300,
     seed: int | None = None,
     weights: str | None = None,
     iterations: int | None = None,
@@ -66,31 +66,33 @@ def write_results(
     Args:
         metrics: what the evaluator returned, e.g. ``{"bbox": {"AP": 20.0, ...}}``; nan is
             written as null.
-        dataset_name: the dataset evaluated on; its metadata has "json_file".
+        protocol: "evaluator" and "ap", how the metrics were computed.
+        data: the data set evaluated on.
         num_images: how many of its images were evaluated.
         cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
-        novel_classes: the classes withheld from training; none for a fully supervised detector.
         seed, iterations: of the training.
-        max_dets_per_image, device, seconds: of the evaluation.
+        device, seconds: of the evaluation.
         weights: the checkpoint evaluated, as the user named it.
 
     Raises:
         ValueError: there are no metrics, or they are not of the form above.
     """
-    annotations = PathManager.get_local_path(MetadataCatalog.get(dataset_name).json_file)
     on_gpu = torch.device(device).type == "cuda"
+    novel = data.novel_classes or ()
     record = {
         "metrics": nan_to_none(metrics),
         "protocol": {
             "task": "bbox",
-            "evaluator": f"lvis-api {version('lvis')}'s metrics, computed by FastLVISEval",
-            "ap": f"standard, at most {max_dets_per_image} detections an image (not Fixed AP)",
-            "dataset": dataset_name,
-            "dataset_sha256": sha256_of_file(annotations),
+            **protocol,
+            "dataset": data.name,
+            "dataset_sha256": data.sha256,
             "images": num_images,
-            "split": "open-vocabulary" if len(novel_classes) else "fully supervised",
-            "novel_classes": len(novel_classes),
+            "categories": len(data.names),
+            "split": "open-vocabulary" if novel else "fully supervised",
+            "novel_classes": len(novel),
+            "notes": [f"{x.what}: {x.count}: {x.action}" for x in data.findings.items],
         },
+        "data": data.arguments,
         "config": None if cfg is None else jsonable_config(cfg),
         "seed": seed,
         "commit": git_commit(),

@@ -1,5 +1,6 @@
 """The text embeddings of a vocabulary, and the file they are kept in."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -143,8 +144,25 @@ class TextEmbeddings:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def check(self, names: Sequence[str] | None = None, dim: int | None = None) -> None:
-        """Raise a ValueError, which names the fix, if names and their order or the width differ."""
+    @classmethod
+    def random(cls, names: Sequence[str], dim: int) -> "TextEmbeddings":
+        """Random unit vectors, each of its name alone: for training without CLIP, on a vocabulary
+        that stays as it is."""
+        rows = []
+        for name in names:
+            seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+            rows.append(torch.randn(dim, generator=torch.Generator().manual_seed(seed)))
+        return cls(tuple(names), F.normalize(torch.stack(rows), dim=1), (), "random", "")
+
+    def check(
+        self,
+        names: Sequence[str] | None = None,
+        dim: int | None = None,
+        templates: Sequence[str] | None = None,
+        clip_sha256: str | None = None,
+    ) -> None:
+        """Raise a ValueError, which names both sides, if one of these is given and differs. What
+        the embeddings do not know of themselves is not compared."""
         if dim is not None and dim != self.dim:
             raise ValueError(
                 f"The text embeddings have width {self.dim} (CLIP {self.clip_model}), but {dim} is "
@@ -152,6 +170,17 @@ class TextEmbeddings:
             )
         if names is not None and tuple(names) != self.names:
             raise ValueError(_describe_difference(self.names, tuple(names)))
+        if templates is not None and self.templates and tuple(templates) != self.templates:
+            raise ValueError(
+                f"The text embeddings are of {len(self.templates)} templates, the first "
+                f"'{self.templates[0]}', and {len(templates)} are asked for, the first "
+                f"'{templates[0]}'."
+            )
+        if clip_sha256 is not None and self.clip_sha256 and clip_sha256 != self.clip_sha256:
+            raise ValueError(
+                f"The text embeddings are of CLIP model {self.clip_model} (sha256 "
+                f"{self.clip_sha256[:8]}...), and the weights in use have {clip_sha256[:8]}..."
+            )
 
 
 def _sort_header(file: bytes) -> bytes:

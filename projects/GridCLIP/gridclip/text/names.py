@@ -77,6 +77,11 @@ def make_categories(names: Iterable[str]) -> list[Category]:
     return _unique([_category(name) for name in names], "The vocabulary")
 
 
+def category_name(name: str) -> str:
+    """A data set's name of a category as it is shown: with spaces for underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
 def prompt_phrases(
     categories: Sequence[Category], use_synonyms: bool = False
 ) -> list[tuple[str, ...]]:
@@ -119,7 +124,7 @@ def _respell(word: str) -> str:
 
 
 def _category(name: str, synonyms: Iterable[str] = ()) -> Category:
-    name, *others = (" ".join(word.replace("_", " ").split()) for word in (name, *synonyms))
+    name, *others = (category_name(word) for word in (name, *synonyms))
     others = [word for word in dict.fromkeys(others) if word and word != name]  # each once
     return Category(name, tuple(others))
 

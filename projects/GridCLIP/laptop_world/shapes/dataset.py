@@ -1,4 +1,4 @@
-"""ShapesLVIS: written to disk in LVIS v1's format and registered in detectron2's catalogs."""
+"""ShapesLVIS: written to disk in LVIS v1's format."""
 
 import hashlib
 import json
@@ -12,12 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.lvis import load_lvis_json
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from gridclip.data.datasets import register_base_split
 from gridclip.files import replacing
 
 from .drawing import render
@@ -106,56 +103,23 @@ def generate_shapes(
     return GeneratedShapes(json_files, annotations.hexdigest(), both.hexdigest(), drawn)
 
 
-def register_shapes(root: str | os.PathLike, world: str) -> None:
-    """Register shapes_{world}_train, shapes_{world}_val and shapes_{world}_base.
-
-    The last is the training split without annotations of novel categories. Registering a world
-    again, also from another root, replaces it.
-
-    The metadata has thing_classes, class_image_count, novel_classes, novel_axes (contiguous ids by
-    axis), json_file, image_root and evaluator_type. For a world that is not generated yet, the
-    names are registered, and loading one raises a FileNotFoundError that says how to generate it.
-    """
-    root = Path(root)
-    files = {split: root / f"shapes_{world}_{split}.json" for split in ("train", "val")}
-    for split in ("train", "base", "val"):
-        name = f"shapes_{world}_{split}"
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-    missing = [file for file in files.values() if not file.is_file()]
-    if missing:
-        _register_missing(world, missing[0])
-        return
-    categories = json.loads(files["train"].read_text(encoding="utf-8"))["categories"]
-    novel_classes = load_world(world).novel_classes
-    image_root = os.path.join(root, "")  # load_lvis_json joins strings
-    for split, file in files.items():
-        name = f"shapes_{world}_{split}"
-        DatasetCatalog.register(name, partial(load_lvis_json, str(file), image_root))
-        MetadataCatalog.get(name).set(
-            thing_classes=[c["name"] for c in categories],
-            class_image_count=[{k: c[k] for k in ("id", "image_count")} for c in categories],
-            novel_axes=load_world(world).novel_axes,
-            json_file=str(file),
-            image_root=image_root,
-            evaluator_type="lvis",
-        )
-    register_base_split(f"shapes_{world}_base", f"shapes_{world}_train", novel_classes)
-    for split in files:
-        MetadataCatalog.get(f"shapes_{world}_{split}").set(novel_classes=novel_classes)
+def how_to_generate(root: str | os.PathLike, world: str) -> str:
+    """What to do where a world is not there."""
+    return f"Write it with python -m laptop_world.generate --world {world} --output {root}"
 
 
-def _register_missing(world: str, file: Path) -> None:
-    fix = f"Write it with python -m laptop_world.generate --world {world} --output {file.parent}"
+def novel_names(world: str) -> list[str]:
+    """The names of a world's novel categories."""
+    return [name for names in novel_axes(world).values() for name in names]
 
-    def load():
-        raise FileNotFoundError(f"{file} does not exist. {fix}")
 
-    for split in ("train", "base", "val"):
-        name = f"shapes_{world}_{split}"
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(json_file=str(file), fix=fix)
+def novel_axes(world: str) -> dict[str, list[str]]:
+    """The names of a world's novel categories by the axis on which they are novel."""
+    loaded = load_world(world)
+    return {
+        axis: ["_".join(loaded.names[i]) for i in classes]
+        for axis, classes in loaded.novel_axes.items()
+    }
 
 
 def _categories(world_name: str, train: list[Scene]) -> list[dict]:
