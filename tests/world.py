@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_lvis_json
+from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 
-from gridclip.data import register_base_split
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
@@ -66,19 +63,8 @@ def draw_world(folder: Path, count: int = 12) -> Path:
     return path
 
 
-def register_world(folder: Path, json_file: Path) -> None:
-    # Without a name, load_lvis_json leaves the metadata alone.
-    DatasetCatalog.register("world_train", lambda: load_lvis_json(str(json_file), f"{folder}/"))
-    MetadataCatalog.get("world_train").set(
-        json_file=str(json_file),
-        thing_classes=list(NAMES.values()),
-        class_image_count=[dict(id=i, image_count=8) for i in NAMES],
-    )
-    register_base_split("world_base", "world_train", [2])
-
-
 def tiny_config(world: Path, clip_archive: Path, output_dir: Path, **train):
-    """The smoke config with a tiny model on the registered world; ``train`` goes to cfg.train."""
+    """The smoke config with a tiny model on the drawn world; ``train`` goes to cfg.train."""
     cfg = _on_world("gridclip_r50_ov_smoke", world, clip_archive, output_dir, train)
     cfg.model.head.conv_dims = [64]
     cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [SIZE]
@@ -114,7 +100,7 @@ def save_untrained_vild(variant: str, world: Path, clip_archive: Path, folder: P
     """Writes config.yaml and detector.pth, as a training would leave them; returns the folder."""
     cfg = tiny_vild_config(variant, world, clip_archive, folder / "output")
     LazyConfig.save(cfg, str(folder / "config.yaml"))
-    prepare_text_embeddings(cfg)
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     torch.manual_seed(0)
     GridCLIPCheckpointer(build_model(cfg), str(folder)).save("detector")
     return folder
@@ -122,16 +108,15 @@ def save_untrained_vild(variant: str, world: Path, clip_archive: Path, folder: P
 
 def _on_world(name: str, world: Path, clip_archive: Path, output_dir: Path, train: dict):
     cfg = LazyConfig.load(str(CONFIGS / f"{name}.py"))
-    json_file = str(world / "annotations.json")
-    cfg.clip.update(weights=str(clip_archive), names=json_file, image_dataset="world_train")
+    cfg.clip.update(weights=str(clip_archive), names=None)
+    for part in (cfg.data.train, cfg.data.val):
+        part.update(dataset=None, json=str(world / "annotations.json"), images=str(world))
     cfg.model.backbone.bottom_up.update(
         layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0
     )
     cfg.model.backbone.out_channels = 64
     cfg.model.classifier.embed_dim = 32
-    cfg.dataloader.train.dataset.names = "world_base"
     cfg.dataloader.train.total_batch_size = 4
-    cfg.dataloader.test.dataset.names = "world_train"
     cfg.train.output_dir = str(output_dir)
     cfg.train.update(train)
     return cfg
