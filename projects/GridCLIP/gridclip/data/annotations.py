@@ -123,6 +123,7 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
         for c in kept
         if with_frequency and c.frequency not in _FREQUENCIES
     ]
+    odd.sort(key=lambda entry: entry.endswith("None"))  # an odd value says more than none
     found.fault("unknown frequency", odd, "give all categories 'r', 'c' or 'f', or none")
     found.raise_faults()
     return kept
