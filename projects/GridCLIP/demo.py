@@ -20,7 +20,8 @@ from torchvision.datasets.folder import is_image_file
 from tqdm import tqdm
 
 from gridclip.files import replacing, write_json
-from gridclip.predictor import Predictor, read_picture
+from gridclip.pictures import read_picture
+from gridclip.predictor import Predictor
 from gridclip.text.names import DATASETS
 
 _LISTED = 3  # detections of a picture that are printed
