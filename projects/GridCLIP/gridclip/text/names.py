@@ -15,7 +15,8 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 _LISTS = resources.files("gridclip.text") / "lists"
 
-# What a dataset means where its name is misspelt, run together or cut short. For prompts only.
+# What a known dataset means where its name is misspelt, run together, cut short, or has a slash,
+# which is "or" there. For prompts only.
 _RESPELLED = json.loads((_LISTS / "respelled.json").read_text(encoding="utf-8"))
 
 _QUALIFIER = re.compile(r"\s*\([^)]*\)")
@@ -41,11 +42,13 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
     Args:
         source: ``lvis_v1``, ``coco``, ``voc``, ``objects365``; or a ``.json`` file in the format of
             COCO, LVIS or Objects365, of which only ``categories`` is used; or a text file with one
-            category a line, ``name`` or ``name, synonym, synonym``, and ``#`` before a comment.
+            category a line, ``name`` or ``name, synonym, synonym``. Lines that start with ``#``
+            are comments.
 
     Raises:
         FileNotFoundError: ``source`` is neither a known dataset nor a file.
-        ValueError: the file holds no categories, or names are missing or not unique.
+        ValueError: the file holds no categories, names are missing or not unique, or its only
+            line has commas.
     """
     if source in DATASETS:
         return _unique(DATASETS[str(source)](), source)
@@ -59,7 +62,7 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return _unique(_from_entries(json.loads(text)["categories"]), path)
-        return _unique(_from_lines(text), path)
+        return _unique(_from_own_lines(text, path), path)
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} can't be read as category names ({type(error).__name__}: {error}). It should "
@@ -84,8 +87,8 @@ def prompt_phrases(
 
     A qualifier in parentheses is for annotators and is dropped ("bat (animal)" is "bat"). It stays
     where two categories would otherwise become one ("bow (weapon)" and "bow (decorative
-    ribbons)"), as in OpenAI's class names for ImageNet ("kite (bird of prey)"). A slash becomes
-    "or", and known misspellings of datasets are corrected.
+    ribbons)"), as in OpenAI's class names for ImageNet ("kite (bird of prey)"). Names of the known
+    datasets are respelled where they are misspelt or have a slash; all others stay as they are.
     """
     names = _count_short_forms((category.name,) for category in categories)
     words = _count_short_forms((category.name, *category.synonyms) for category in categories)
@@ -106,16 +109,13 @@ def _count_short_forms(words_of_categories: Iterable[tuple[str, ...]]) -> Counte
 
 def _phrase(word: str, short_forms: Counter[str]) -> str:
     short = _shorten(word)
-    return short if short_forms[short.lower()] == 1 else _respell(word)
+    return short if short_forms[short.lower()] == 1 else _RESPELLED.get(word, word)
 
 
 def _shorten(word: str) -> str:
+    word = _RESPELLED.get(word, word)
     # A name that is nothing but a qualifier stays whole.
-    return _QUALIFIER.sub("", _respell(word)).strip() or _respell(word)
-
-
-def _respell(word: str) -> str:
-    return re.sub(r"\s*/\s*", " or ", _RESPELLED.get(word, word))
+    return _QUALIFIER.sub("", word).strip() or word
 
 
 def _category(name: str, synonyms: Iterable[str] = ()) -> Category:
@@ -133,8 +133,22 @@ def _from_entries(entries: Iterable[dict]) -> list[Category]:
 
 
 def _from_lines(text: str) -> list[Category]:
-    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
-    return [_category(name, synonyms) for name, *synonyms in (ln.split(",") for ln in lines if ln)]
+    lines = (line.strip() for line in text.splitlines())
+    named = (line.split(",") for line in lines if line and not line.startswith("#"))
+    return [_category(name, synonyms) for name, *synonyms in named]
+
+
+def _from_own_lines(text: str, path: Path) -> list[Category]:
+    categories = _from_lines(text)
+    if len(categories) == 1 and (synonyms := categories[0].synonyms):
+        name = categories[0].name
+        entry = json.dumps({"id": 1, "name": name, "synonyms": synonyms}, ensure_ascii=False)
+        raise ValueError(
+            f"{path} has commas in its only line. If these are {1 + len(synonyms)} categories, "
+            f"write one a line. If '{name}' is the only one and the others are its synonyms, write "
+            f'a .json file: {{"categories": [{entry}]}}.'
+        )
+    return categories
 
 
 def _unique(categories: list[Category], source: str | os.PathLike) -> list[Category]:
