@@ -8,18 +8,20 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from gridclip.files import replacing
 
+from .fonts import font_families
 from .lvis_evaluator import contiguous_category_ids
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
@@ -147,9 +149,15 @@ def _as_annotations(predictions: list[dict], metadata: Metadata) -> list[dict]:
 
 
 class BoxVisualizer(Visualizer):
-    """detectron2's with opaque boxes: half transparent ones are hard to see on a photograph."""
+    """detectron2's with opaque boxes, as half transparent ones are hard to see on a photograph, and
+    with names in any script that the system has a font for."""
 
     draw_box = partialmethod(Visualizer.draw_box, alpha=1.0)
+
+    def draw_text(self, text: str, *args: Any, **kwargs: Any) -> VisImage:
+        output = super().draw_text(text, *args, **kwargs)
+        output.ax.texts[-1].set_family(font_families(text))
+        return output
 
 
 def _draw_boxes(
