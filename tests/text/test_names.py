@@ -162,12 +162,10 @@ def test_text_file(tmp_path):
 def test_commas_in_the_only_line_are_ambiguous(tmp_path, text):
     file = tmp_path / "names.txt"
     file.write_text(text)
-    with pytest.raises(
-        ValueError, match="names.txt has commas.* 3 categories, write one a"
-    ) as error:
+    with pytest.raises(ValueError, match="names.txt has commas.*one a line") as error:
         load_categories(file)
     # Both forms that the message tells do work.
-    form = str(error.value).partition("write a .json file: ")[2].removesuffix(".")
+    form = str(error.value).partition("write .json: ")[2]
     (tmp_path / "one.json").write_text(form)
     assert load_categories(tmp_path / "one.json") == [Category("person", ("car", "dog"))]
     file.write_text("person\ncar\ndog\n")

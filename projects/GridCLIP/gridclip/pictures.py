@@ -9,9 +9,6 @@ from PIL import Image
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
-# Greyscale of 16 bits that PIL opens as 32-bit integers: PGMs, and PNGs in its older versions.
-_16_BIT_IN_32 = (("I", "PPM"), ("I", "PNG"))
-
 
 def read_picture(source: Picture) -> np.ndarray:
     """An upright (H, W, 3) uint8 RGB array of a file, a PIL image, or such an array itself.
@@ -43,7 +40,8 @@ def read_picture(source: Picture) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    is_16_bit = image.mode.startswith("I;16") or (image.mode, image.format) in _16_BIT_IN_32
+    # PIL opens PGMs of 16 bits, and in older versions PNGs, as 32-bit integers.
+    is_16_bit = image.mode[:4] == "I;16" or (image.mode == "I" and image.format in ("PPM", "PNG"))
     if image.mode in ("I", "F") and not is_16_bit:
         raise ValueError(
             f"The pixels are 32-bit numbers (PIL's mode {image.mode}), whose range is not known. "

@@ -62,7 +62,7 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return _unique(_from_entries(json.loads(text)["categories"]), path)
-        return _unique(_from_own_lines(text, path), path)
+        return _unique(_from_lines(text, path), path)
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} can't be read as category names ({type(error).__name__}: {error}). It should "
@@ -132,21 +132,14 @@ def _from_entries(entries: Iterable[dict]) -> list[Category]:
     ]
 
 
-def _from_lines(text: str) -> list[Category]:
-    lines = (line.strip() for line in text.splitlines())
-    named = (line.split(",") for line in lines if line and not line.startswith("#"))
-    return [_category(name, synonyms) for name, *synonyms in named]
-
-
-def _from_own_lines(text: str, path: Path) -> list[Category]:
-    categories = _from_lines(text)
-    if len(categories) == 1 and (synonyms := categories[0].synonyms):
-        name = categories[0].name
-        entry = json.dumps({"id": 1, "name": name, "synonyms": synonyms}, ensure_ascii=False)
+def _from_lines(text: str, source: str | os.PathLike) -> list[Category]:
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    categories = [_category(name, syns) for name, *syns in (line.split(",") for line in lines)]
+    if len(categories) == 1 and categories[0].synonyms:
+        entry = json.dumps({"id": 1, **vars(categories[0])}, ensure_ascii=False)
         raise ValueError(
-            f"{path} has commas in its only line. If these are {1 + len(synonyms)} categories, "
-            f"write one a line. If '{name}' is the only one and the others are its synonyms, write "
-            f'a .json file: {{"categories": [{entry}]}}.'
+            f"{source} has commas in its only line. Write categories one a line. If the first word "
+            f'is the category and the others are synonyms, write .json: {{"categories": [{entry}]}}'
         )
     return categories
 
@@ -174,7 +167,7 @@ DATASETS: dict[str, Callable[[], list[Category]]] = {
     "voc": lambda: make_categories(VOC_CLASS_NAMES),
     # The official names of version 2 in the order of their ids, misspellings included: the
     # annotation files hold them so.
-    "objects365": lambda: _from_lines(
-        (_LISTS / "objects365_names.txt").read_text(encoding="utf-8")
+    "objects365": lambda: make_categories(
+        (_LISTS / "objects365_names.txt").read_text(encoding="utf-8").splitlines()
     ),
 }
