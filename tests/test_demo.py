@@ -140,7 +140,7 @@ def test_bad_pictures_are_named_and_the_others_go_on(folder, tmp_path, capsys):
     assert f"error: {inputs[2]}: A picture of 5000 x 1 pixels is too thin." in errors
 
 
-def test_vocabulary_files(folder, tmp_path):
+def test_vocabulary_files(folder, tmp_path, capsys):
     kites = as_text_embeddings(["kite", "kiwi"], folder / "tiny.pt", "single")
     kites.save(tmp_path / "k.safetensors")
     (tmp_path / "names.txt").write_text("boat\nbird\n")
@@ -154,6 +154,15 @@ def test_vocabulary_files(folder, tmp_path):
         demo.main(arguments(folder, tmp_path / "output", path, vocabulary=vocabulary))
         detections = json.loads((tmp_path / "output" / "a.json").read_text())["detections"]
         assert detections and {d["name"] for d in detections} <= names
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'k.safetensors'}: 2 names: kite, kiwi\n" in printed
+    assert f"{tmp_path / 'names.txt'}: 2 names: boat, bird\n" in printed
+
+
+def test_many_names_of_a_file_are_printed_in_short(folder, tmp_path, capsys):
+    argv = arguments(folder, tmp_path, folder / "pictures" / "a.png", vocabulary="voc")
+    demo.main(argv)
+    assert "voc: 20 names: aeroplane, bicycle, bird, ...\n" in capsys.readouterr().out
 
 
 def test_parse_vocabulary(tmp_path, monkeypatch):
@@ -163,11 +172,34 @@ def test_parse_vocabulary(tmp_path, monkeypatch):
     assert demo.parse_vocabulary("cat") == ["cat"]
     for kept in ("coco", "names", "gone.txt", "a, b.safetensors"):
         assert demo.parse_vocabulary(kept) == kept
+    many = [f"thing {i}" for i in range(1000)]  # longer than a file's name may be
+    assert demo.parse_vocabulary(", ".join(many)) == many
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["No. 5 bolt", "w/o lid", "1/2 inch pipe", "Dr. Pepper", "3.5 mm jack", "size 4.5", "item #5"],
+)
+def test_names_with_dots_and_slashes_are_names(name):
+    assert demo.parse_vocabulary(name) == [name]
+    assert demo.parse_vocabulary(f"cat, {name}") == ["cat", name]
+
+
+@pytest.mark.parametrize("file", ["coco.nmes", "names/mine", "./my names", "~/x", "/a b/c", "a/"])
+def test_a_file_that_is_not_there_is_no_name(file):
+    with pytest.raises(FileNotFoundError, match=f"no file '{file}'.*put a comma behind it"):
+        demo.parse_vocabulary(file)
+    assert demo.parse_vocabulary(f"{file},") == [file]
 
 
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
-    [(" , ", "no category names"), ("gone.txt", "gone.txt"), ("cat, cat", "the same name 'cat'")],
+    [
+        (" , ", "no category names"),
+        ("gone.txt", "gone.txt"),
+        ("coco.nmes", "no file 'coco.nmes'"),
+        ("cat, cat", "the same name 'cat'"),
+    ],
 )
 def test_bad_vocabulary_ends_with_a_message(folder, tmp_path, vocabulary, message):
     with pytest.raises(SystemExit, match=f"error: .*{message}"):

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import average_model, build_model
 from gridclip.modeling import ClosedSetClassifier
-from gridclip.predictor import Predictor, read_picture
+from gridclip.predictor import Predictor
 from gridclip.text import TextEmbeddings, as_text_embeddings
 
 CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py"
@@ -134,11 +134,6 @@ def test_exif_orientation_is_applied(predictor, picture, tmp_path):
     assert expected.image_size == (120, 90)
     assert same(predictor(tmp_path / "sideways.png"), expected)
     assert same(predictor(Image.open(tmp_path / "sideways.png")), expected)
-
-
-def test_grey_and_transparent_pictures_become_rgb(picture):
-    assert read_picture(picture.convert("L")).shape == (90, 120, 3)
-    np.testing.assert_array_equal(read_picture(picture.convert("RGBA")), np.asarray(picture))
 
 
 def test_detections_can_be_changed_in_place(predictor, picture):
@@ -353,14 +348,6 @@ def test_what_is_no_picture_is_named(predictor, picture, tmp_path):
             predictor(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No picture at .*none.jpg"):
         predictor(tmp_path / "none.jpg")
-
-
-@pytest.mark.parametrize(
-    "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
-)
-def test_array_of_another_kind_is_refused(predictor, array):
-    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB array, not \("):
-        predictor(array)
 
 
 def test_too_thin_a_picture_is_refused(predictor):

@@ -10,9 +10,11 @@ scores, and boxes as [x0, y0, x1, y1] in pixels. The default vocabulary is that 
 
 import argparse
 import glob
+import re
 import sys
 import time
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 
 from detectron2.structures import Instances
@@ -20,10 +22,13 @@ from torchvision.datasets.folder import is_image_file
 from tqdm import tqdm
 
 from gridclip.files import replacing, write_json
-from gridclip.predictor import Predictor, read_picture
+from gridclip.pictures import read_picture
+from gridclip.predictor import Predictor
 from gridclip.text.names import DATASETS
 
-_LISTED = 3  # detections of a picture that are printed
+_LISTED = 3  # detections of a picture, and names of a file, that are printed
+# "coco.nmes", "names/mine", "~/my names": but neither "No. 5 bolt" nor "w/o lid".
+_LIKE_A_FILE = re.compile(r"(~|\.{0,2})/.*|\S+/\S*|\S+\.[A-Za-z]\w*")
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
@@ -62,11 +67,20 @@ def check_outputs(pictures: Sequence[Path], output_dir: Path) -> None:
 
 
 def parse_vocabulary(vocabulary: str) -> str | list[str]:
-    """A file or a known data set stays as it is. Anything else is names between commas."""
-    if Path(vocabulary).suffix in (".safetensors", ".txt", ".json") or Path(vocabulary).is_file():
+    """A file or a known data set stays as it is. Anything else is names between commas.
+
+    Raises:
+        FileNotFoundError: it looks like a file that is not there.
+    """
+    # Path.is_file() fails on a list of names that is longer than a file's name may be.
+    if Path(vocabulary).suffix in (".safetensors", ".txt", ".json") or isfile(vocabulary):
         return vocabulary
     if vocabulary in DATASETS:
         return vocabulary
+    if _LIKE_A_FILE.fullmatch(vocabulary) and "," not in vocabulary:
+        raise FileNotFoundError(
+            f"There is no file '{vocabulary}'. If it is a name, put a comma behind it."
+        )
     return [name for name in map(str.strip, vocabulary.split(",")) if name]
 
 
@@ -92,10 +106,13 @@ def detect(predictor: Predictor, path: Path, args: argparse.Namespace) -> str:
         {"image": str(path), "width": width, "height": height, "detections": detections},
         indent=1,
     )
-    best = ", ".join(f"{d['name']} {d['score']:.2f}" for d in detections[:_LISTED])
-    more = ", ..." if len(detections) > _LISTED else ""
-    listed = f" ({best}{more})" if best else ""
+    best = shorten([f"{d['name']} {d['score']:.2f}" for d in detections])
+    listed = f" ({best})" if best else ""
     return f"{path}: {len(detections)} detections{listed}, {milliseconds:.0f} ms"
+
+
+def shorten(words: Sequence[str]) -> str:
+    return ", ".join([*words[:_LISTED], *(["..."] if len(words) > _LISTED else [])])
 
 
 def describe(instances: Instances, names: Sequence[str]) -> list[dict]:
@@ -147,16 +164,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures = find_pictures(args.input)
         check_outputs(pictures, args.output)
         args.output.mkdir(parents=True, exist_ok=True)
+        vocabulary = None if args.vocabulary is None else parse_vocabulary(args.vocabulary)
         predictor = Predictor(
             args.config_file,
             args.weights,
-            vocabulary=None if args.vocabulary is None else parse_vocabulary(args.vocabulary),
+            vocabulary=vocabulary,
             overrides=args.opts,
             device=args.device,
         )
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 
+    if isinstance(vocabulary, str):
+        print(f"{vocabulary}: {len(predictor.names)} names: {shorten(predictor.names)}")
     failures = 0
     for path in tqdm(pictures, "Pictures", unit="picture", disable=len(pictures) == 1):
         try:

@@ -1,18 +1,19 @@
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.config import LazyCall, instantiate
 from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
 from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
-from gridclip.data.mapper import GridCLIPDatasetMapper
+from gridclip.data.mapper import GridCLIPDatasetMapper, PictureMapper
 from gridclip.data.store import StoreError
 
 MANIFEST = EmbeddingManifest(
@@ -60,8 +61,8 @@ def record(tmp_path):
         height=20,
         width=40,
         annotations=[box],
-        neg_category_ids=[1, 1203],
-        not_exhaustive_category_ids=[3],
+        negative_classes=np.array([0, 1202]),
+        not_exhaustive_classes=np.array([2]),
     )
 
 
@@ -83,8 +84,7 @@ def test_adds_embeddings_and_federated_classes(store, record):
     assert output["image_windows"].tolist() == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
     for key, expected in (("negative_classes", [0, 1202]), ("not_exhaustive_classes", [2])):
         assert output[key].dtype == torch.int64 and output[key].tolist() == expected
-    assert "neg_category_ids" not in output and "not_exhaustive_category_ids" not in output
-    assert record["neg_category_ids"] == [1, 1203]  # the dataset's own dict stays as it is
+    assert isinstance(record["negative_classes"], np.ndarray)  # the given record stays as it is
 
 
 def test_the_rest_is_detectron2s(store, record):
@@ -94,8 +94,7 @@ def test_the_rest_is_detectron2s(store, record):
     assert torch.equal(output["image"], expected["image"])
     assert torch.equal(output["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
     added = {"image_embeddings", "image_windows", "negative_classes", "not_exhaustive_classes"}
-    raw = {"neg_category_ids", "not_exhaustive_category_ids"}
-    assert set(output) - added == set(expected) - raw
+    assert set(output) - added == set(expected) - added
 
 
 def test_pictures_are_read_as_rgb(store, record):
@@ -135,13 +134,13 @@ def test_an_image_left_without_boxes_keeps_its_embeddings(store, record):
     output = mapper(store)(record | dict(annotations=[], image_id=9))
     assert len(output["instances"]) == 0
     assert output["image_embeddings"][0].tolist() == [100, 101, 102]
-    output = mapper(store)(record | dict(neg_category_ids=[]))
+    output = mapper(store)(record | dict(negative_classes=[]))
     assert output["negative_classes"].shape == (0,)
     assert output["negative_classes"].dtype == torch.int64
 
 
 def test_without_store_or_federated_annotation_nothing_is_added(record):
-    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+    for key in ("negative_classes", "not_exhaustive_classes"):
         record.pop(key)
     output = mapper(None, T.RandomCrop("relative", (0.5, 0.5)))(record)
     assert set(output) == {"file_name", "image_id", "height", "width", "image", "instances"}
@@ -240,7 +239,7 @@ def test_an_image_that_is_not_in_the_store_is_named(store, record):
         mapper(store)(record | dict(image_id=5))
 
 
-def test_works_from_lazy_and_yacs_configs(store, record):
+def test_works_from_a_lazy_config(store, record):
     config = LazyCall(GridCLIPDatasetMapper)(
         is_train=True,
         augmentations=[LazyCall(T.RandomFlip)(prob=1.0)],
@@ -248,11 +247,22 @@ def test_works_from_lazy_and_yacs_configs(store, record):
         use_instance_mask=False,
     )
     assert instantiate(config)(record)["image_embeddings"].tolist() == MIRRORED
-    cfg = get_cfg()
-    cfg.INPUT.RANDOM_FLIP = "none"
-    from_yacs = GridCLIPDatasetMapper(cfg, is_train=True, embeddings=store)
-    assert from_yacs.image_format == "BGR"  # yacs configs say it themselves
-    assert from_yacs(record)["image_embeddings"].tolist() == PLAIN
+
+
+def test_a_damaged_picture_is_named(store, record):
+    content = Path(record["file_name"]).read_bytes()
+    Path(record["file_name"]).write_bytes(content[: len(content) // 2])
+    for own in (mapper(store), PictureMapper(False, augmentations=[])):
+        with pytest.raises(ValueError, match=r"image\.png can't be read as a picture"):
+            own(record)
+
+
+def test_16_bit_pictures_are_scaled(record):
+    values = np.full((20, 40), 257 * 100, dtype=np.uint16)
+    Image.fromarray(values).save(record["file_name"])
+    output = PictureMapper(False, augmentations=[])(record)
+    assert output["image"].unique().tolist() == [100] and output["image"].dtype == torch.uint8
+    assert "annotations" not in output
 
 
 def test_pickled_mapper_carries_no_embeddings(store, record, tmp_path):

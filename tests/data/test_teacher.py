@@ -179,7 +179,7 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
 
 def test_nothing_is_read_again_when_all_is_done(records, tmp_path, archive, monkeypatch):
     precompute(records, tmp_path / "store", archive)
-    monkeypatch.setattr(teacher, "read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(teacher, "read_picture", lambda *_: pytest.fail("read again"))
     report = precompute(records, tmp_path / "store", archive)
     assert report.done == 0 and report.failures == ()
 

@@ -243,7 +243,7 @@ def test_resume_after_an_interruption_equals_an_uninterrupted_run(
 
 def test_nothing_is_read_again_when_all_is_done(proposals, records, tmp_path, archive, monkeypatch):
     precompute(proposals, records, tmp_path / "store", archive)
-    monkeypatch.setattr(teacher, "read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(teacher, "read_picture", lambda *_: pytest.fail("read again"))
     assert precompute(proposals, records, tmp_path / "store", archive).done == 0
 
 

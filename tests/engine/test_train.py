@@ -16,6 +16,12 @@ from gridclip.text import TextEmbeddings
 LOSSES = ("loss_grid_alignment", "loss_box_reg", "loss_centerness", "loss_image_alignment")
 
 
+def prepare(cfg):
+    data = instantiate(cfg.data.train)
+    prepare_text_embeddings(cfg, data)
+    prepare_embeddings(cfg, data)
+
+
 @pytest.fixture
 def step_losses(monkeypatch):
     """{iteration: [loss, ...]} of the steps as they run; metrics.json has smoothed values."""
@@ -145,24 +151,23 @@ def test_dry_run_builds_all_and_keeps_nothing(world_config, caplog):
 
 def test_stale_precomputed_files_are_refused(world_config, tmp_path):
     cfg = world_config(max_iter=1)
-    prepare_text_embeddings(cfg)
-    prepare_embeddings(cfg)
+    prepare(cfg)
     text = TextEmbeddings.load(cfg.clip.text_embeddings)
     other = TextEmbeddings(text.names, text.embeddings, text.templates, "RN101", "0" * 64)
     other.save(cfg.clip.text_embeddings)
     with pytest.raises(ValueError, match="RN101"):
-        prepare_embeddings(cfg)
+        prepare_embeddings(cfg, instantiate(cfg.data.train))
     TextEmbeddings(("a", "b"), text.embeddings[:2], (), "RN50", "").save(cfg.clip.text_embeddings)
     with pytest.raises(ValueError, match="categories"):
-        prepare_text_embeddings(cfg)
+        prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     cfg.clip.windows = "tiles9"
     with pytest.raises(StoreError, match="regions"):
-        prepare_embeddings(cfg)
+        prepare_embeddings(cfg, instantiate(cfg.data.train))
 
 
 def test_backbone_learns_slower_and_the_temperature_does_not_decay(world_config):
     cfg = world_config()
-    prepare_text_embeddings(cfg)
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
@@ -176,7 +181,7 @@ def test_backbone_learns_slower_and_the_temperature_does_not_decay(world_config)
 
 def test_gradients_are_clipped_before_the_step(world_config):
     cfg = world_config(clip_grad_norm=0.25)
-    prepare_text_embeddings(cfg)
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     for p in model.parameters():
@@ -189,7 +194,7 @@ def test_gradients_are_clipped_before_the_step(world_config):
 def test_evaluation_in_half_precision(world_config, monkeypatch):
     """``train.inference`` is heeded, and the model that is trained stays as it is."""
     cfg = world_config()
-    prepare_text_embeddings(cfg)
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     model = build_model(cfg)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     forward, dtypes = CLIPFPN.forward, set()
@@ -201,14 +206,15 @@ def test_evaluation_in_half_precision(world_config, monkeypatch):
 
     monkeypatch.setattr(CLIPFPN, "forward", record)
     cfg.train.inference.dtype = "bfloat16"
-    results = do_test(cfg, model.train())
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = do_test(cfg, model.train(), evaluator)
     assert dtypes == {torch.bfloat16} and results["bbox"]["AP"] >= 0
     assert model.training and all(
         torch.equal(value, before[key]) for key, value in model.state_dict().items()
     )
     cfg.train.inference.dtype = "int8"
     with pytest.raises(ValueError, match="train.inference.dtype is 'int8': take one of float32"):
-        do_test(cfg, model)
+        do_test(cfg, model, evaluator)
 
 
 def test_missing_gpu_is_said(world_config, monkeypatch):
@@ -219,7 +225,7 @@ def test_missing_gpu_is_said(world_config, monkeypatch):
 
 def test_config_written_by_a_run_can_be_loaded(world_config):
     cfg = world_config(max_iter=1)
-    prepare_text_embeddings(cfg)
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     path = f"{cfg.train.output_dir}/config.yaml"
     LazyConfig.save(cfg, path)
     loaded = LazyConfig.load(path)
@@ -229,8 +235,7 @@ def test_config_written_by_a_run_can_be_loaded(world_config):
 def test_batches_show_no_novel_category(world_config):
     """What reaches the model in training: no box, negative or sampling weight of category 3."""
     cfg = world_config()
-    prepare_text_embeddings(cfg)
-    prepare_embeddings(cfg)
+    prepare(cfg)
     model = build_model(cfg)
     assert model.federated_weights.tolist() == pytest.approx([8**0.5, 8**0.5, 0.0])
     iterator = iter(instantiate(cfg.dataloader.train))

@@ -438,7 +438,6 @@ def test_a_part_of_the_images_is_evaluated_alone(describe):
     alone = {**part, "annotations": [a for a in dataset["annotations"] if a["image_id"] in kept]}
     evaluator = OpenVocabularyEvaluator(describe(dataset))
     actual = evaluate(evaluator, part, results)
-    assert evaluator.image_ids == sorted(kept)
     results_alone = [r for r in results if r["image_id"] in kept]
     expected = evaluate(OpenVocabularyEvaluator(describe(alone)), alone, results_alone)
     assert actual == pytest.approx(expected, nan_ok=True)

@@ -107,3 +107,19 @@ def test_a_datasets_text_embeddings_and_their_file(archive, tmp_path):
 def test_names_are_checked_before_clip_is_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="No category names"):
         as_text_embeddings(tmp_path / "names.txt", tmp_path / "no_clip.pt")
+
+
+def test_names_beyond_the_latin_script_are_warned_of_once_a_call(archive, caplog):
+    names = ["犬", "cat", "고양이", "crème brûlée", "лиса", "Ford T", "ネコ", "5 %"]
+    for _ in range(2):
+        caplog.clear()
+        made = as_text_embeddings(names, archive, "single", progress=False)
+        assert made.names == tuple(names)
+        (warning,) = caplog.messages
+        assert "OpenAI's CLIP reads English" in warning
+        assert "'犬', '고양이', 'лиса' and 1 more. Give English words" in warning
+
+
+def test_latin_names_are_not_warned_of(archive, caplog):
+    as_text_embeddings(["cat", "crème brûlée", "phở", "½ inch"], archive, "single")
+    assert not caplog.messages

@@ -1,9 +1,11 @@
+import hashlib
 import json
 
 import pytest
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from gridclip.text import Category, load_categories, prompt_phrases, render_prompts
+from gridclip.text.names import make_categories
 
 
 def names_of(source):
@@ -77,6 +79,42 @@ def test_dataset_spellings_are_corrected_in_prompts_only():
     assert names_of("objects365")[37] == "Moniter/TV"
 
 
+def test_own_words_stay_as_they_are_written(tmp_path):
+    words = ["item #5", "w/o lid", "1/2 inch pipe", "black / white cat", "No. 5 bolt"]
+    (tmp_path / "names.txt").write_text("\n".join(words))
+    entries = [dict(id=i, name=word) for i, word in enumerate(words)]
+    (tmp_path / "own.json").write_text(json.dumps({"categories": entries}))
+    for categories in (
+        load_categories(tmp_path / "names.txt"),
+        load_categories(tmp_path / "own.json"),
+        make_categories(words),
+    ):
+        assert [category.name for category in categories] == words
+        assert prompt_phrases(categories) == [(word,) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "with_synonyms"),
+    [
+        ("lvis_v1", "fb77cadb1925c76f", "ce5cddfa0d0b32e3"),
+        ("coco", "1f2d2b7b4f9d7f8f", "1f2d2b7b4f9d7f8f"),
+        ("voc", "0287452254db1e78", "0287452254db1e78"),
+        ("objects365", "b69820a90e9bd486", "b69820a90e9bd486"),
+    ],
+)
+def test_words_of_known_datasets_never_change(source, names, with_synonyms):
+    """Text embeddings that were made of them would no longer be those of the prompts."""
+    for use_synonyms, digest in ((False, names), (True, with_synonyms)):
+        words = json.dumps(prompt_phrases(load_categories(source), use_synonyms))
+        assert hashlib.sha256(words.encode()).hexdigest().startswith(digest)
+
+
+def test_no_slash_is_left_in_names_of_known_datasets():
+    for source in ("lvis_v1", "coco", "voc", "objects365"):
+        phrases = prompt_phrases(load_categories(source))
+        assert not [phrase for (phrase,) in phrases if "/" in phrase]
+
+
 def test_synonyms_of_lvis():
     lvis = {category.name: category for category in load_categories("lvis_v1")}
     assert lvis["bull"].synonyms == ("horned cow",)  # the one name that is no synonym of itself
@@ -107,14 +145,36 @@ def test_no_categories():
 def test_text_file(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text(
-        "\ufeff# a comment\n\nfire_hydrant\n  cat ,kitty,  house_cat, cat # no dog\nC#-tuner\n",
+        "\ufeff# a comment\n\nfire_hydrant\n  cat ,kitty,  house_cat, cat\nC#-tuner\n  # no dog\n"
+        "item #5\nw/o lid\n",
         encoding="utf-8",
     )
     assert load_categories(file) == [
         Category("fire hydrant"),
         Category("cat", ("kitty", "house cat")),
         Category("C#-tuner"),
+        Category("item #5"),
+        Category("w/o lid"),
     ]
+
+
+@pytest.mark.parametrize("text", ["person,car,dog\n", "# to find\n\n person, car , dog"])
+def test_commas_in_the_only_line_are_ambiguous(tmp_path, text):
+    file = tmp_path / "names.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="names.txt has commas.*one a line") as error:
+        load_categories(file)
+    # Both forms that the message tells do work.
+    form = str(error.value).partition("write .json: ")[2]
+    (tmp_path / "one.json").write_text(form)
+    assert load_categories(tmp_path / "one.json") == [Category("person", ("car", "dog"))]
+    file.write_text("person\ncar\ndog\n")
+    assert names_of(file) == ["person", "car", "dog"]
+
+
+def test_one_line_without_a_second_word_is_one_category(tmp_path):
+    (tmp_path / "names.txt").write_text("traffic cone,\n")
+    assert load_categories(tmp_path / "names.txt") == [Category("traffic cone")]
 
 
 def test_json_file_is_ordered_by_id(tmp_path):

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from gridclip.data.regions import windows
-from gridclip.predictor import read_picture
+from gridclip.pictures import read_picture
 
 BOXES = 12  # LVIS train has 12.7 an image
 NEGATIVES = 10

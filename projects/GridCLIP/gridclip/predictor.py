@@ -10,21 +10,19 @@ import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import convert_PIL_to_numpy, read_image
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import check_text_embeddings, prepare_text_embeddings
 from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
+from gridclip.pictures import Picture, read_picture
 from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
-
-Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
 class Predictor:
@@ -158,30 +156,6 @@ class Predictor:
             raise ValueError("The vocabulary is empty: give at least one category.")
         _check_same_clip(self.cfg, embedded)
         return embedded
-
-
-def read_picture(source: Picture) -> np.ndarray:
-    """An upright (H, W, 3) uint8 RGB array of what :class:`Predictor` takes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it can't be read as a picture, or an array has another shape or type.
-    """
-    if isinstance(source, np.ndarray):
-        kind = f"{source.shape} {source.dtype}"
-        if source.dtype != np.uint8 or source.shape[2:] != (3,) or not source.size:
-            raise ValueError(f"A picture must be an (H, W, 3) uint8 RGB array, not {kind}.")
-        return source
-    if isinstance(source, Image.Image):
-        return convert_PIL_to_numpy(ImageOps.exif_transpose(source), "RGB")
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"No picture at {path}.")
-    try:
-        return read_image(str(path), "RGB")
-    except Exception as error:  # every image format has its own exceptions for a damaged file
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} can't be read as a picture ({reason}).") from error
 
 
 class _CompleteCheckpointer(GridCLIPCheckpointer):

@@ -4,10 +4,11 @@ import os
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 
 from gridclip.data import (
     GridCLIPDatasetMapper,
+    PictureMapper,
     all_records,
     build_train_loader,
     open_dataset,
@@ -48,7 +49,6 @@ dataloader = dict(
                 ),
                 L(T.RandomFlip)(horizontal=True),
             ],
-            image_format="RGB",
             embeddings="${clip.image_embeddings}",
         ),
         total_batch_size=16,
@@ -58,10 +58,9 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(all_records)(data="${data.val}"),
-        mapper=L(DatasetMapper)(
+        mapper=L(PictureMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
-            image_format="RGB",
         ),
         num_workers=4,
     ),

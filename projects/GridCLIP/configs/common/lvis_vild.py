@@ -29,7 +29,6 @@ dataloader.train.mapper = L(ViLDDatasetMapper)(
         L(T.FixedSizeCrop)(crop_size=(1024, 1024)),
         L(T.RandomFlip)(horizontal=True),
     ],
-    image_format="RGB",
     embeddings="${clip.region_embeddings}",
 )
 # The official code draws every image equally often.

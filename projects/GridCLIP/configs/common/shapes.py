@@ -7,10 +7,11 @@ import os
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 
 from gridclip.data import (
     GridCLIPDatasetMapper,
+    PictureMapper,
     all_records,
     build_train_loader,
     open_dataset,
@@ -54,7 +55,6 @@ dataloader = dict(
         mapper=L(GridCLIPDatasetMapper)(
             is_train=True,
             augmentations=[L(T.RandomFlip)(horizontal=True)],
-            image_format="RGB",
             embeddings="${clip.image_embeddings}",
         ),
         total_batch_size=16,
@@ -64,7 +64,7 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(all_records)(data="${data.val}"),
-        mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="RGB"),
+        mapper=L(PictureMapper)(is_train=False, augmentations=[]),
         batch_size=16,
         num_workers=0,
     ),

@@ -47,7 +47,6 @@ model.classifier.update(
 dataloader.train.mapper = L(ViLDDatasetMapper)(
     is_train=True,
     augmentations=dataloader.train.mapper.augmentations,
-    image_format="RGB",
     embeddings="${clip.region_embeddings}",
 )
 # No image-level alignment holds the backbone in CLIP's space, so it learns slowly.

@@ -8,13 +8,14 @@ from .description import (
 )
 from .findings import DatasetError
 from .loader import build_train_loader
-from .mapper import GridCLIPDatasetMapper, ViLDDatasetMapper
+from .mapper import GridCLIPDatasetMapper, PictureMapper, ViLDDatasetMapper
 from .records import all_records, training_records
 
 __all__ = [
     "DatasetDescription",
     "DatasetError",
     "GridCLIPDatasetMapper",
+    "PictureMapper",
     "ViLDDatasetMapper",
     "all_records",
     "build_train_loader",

@@ -1,17 +1,20 @@
 """Dataset mappers: detectron2's, with the teacher's embeddings and LVIS's federated annotation."""
 
+import copy
 from collections.abc import Iterator
 from typing import ClassVar, TypeAlias
 
+import numpy as np
 import torch
-from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import check_image_size
 from detectron2.data.transforms.augmentation import _TransformToAug
 from detectron2.structures import Boxes
 
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.regions import PROPOSALS
+from gridclip.pictures import read_picture
 
 Augmentation: TypeAlias = T.Augmentation | T.Transform
 
@@ -47,8 +50,33 @@ _REASONS = {
 }
 
 
-class TeacherMapper(DatasetMapper):
-    """detectron2's mapper; in training it adds what an embedding store holds of a picture.
+class PictureMapper(DatasetMapper):
+    """detectron2's mapper of pictures and boxes, which reads pictures as
+    :func:`gridclip.pictures.read_picture` does: a damaged one is an error that names it."""
+
+    def __init__(self, is_train: bool, *, augmentations: list[Augmentation], **kwargs):
+        """Arguments as of ``DatasetMapper``, without its ``image_format``: pictures are RGB."""
+        super().__init__(is_train, augmentations=augmentations, image_format="RGB", **kwargs)
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        record = copy.deepcopy(dataset_dict)
+        picture = read_picture(record["file_name"])
+        check_image_size(record, picture)
+        augmented = T.AugInput(picture)
+        transforms = self.augmentations(augmented)
+        # Contiguous memory travels between processes; an array's strides may be negative.
+        chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        record["image"] = torch.as_tensor(chw)
+        if self.is_train:
+            self._transform_annotations(record, transforms, augmented.image.shape[:2])
+        else:
+            for field in ("annotations", "negative_classes", "not_exhaustive_classes"):
+                record.pop(field, None)
+        return record
+
+
+class TeacherMapper(PictureMapper):
+    """A mapper that in training adds what an embedding store holds of a picture.
 
     In training it refuses a record without annotations; a record without objects has empty ones.
     A subclass names the augmentations after which stored embeddings still hold, opens its kind of
@@ -57,19 +85,17 @@ class TeacherMapper(DatasetMapper):
 
     allowed: ClassVar[set[type]]
 
-    @configurable
     def __init__(
         self,
         is_train: bool,
         *,
         augmentations: list[Augmentation],
-        image_format: str = "RGB",
         embeddings: str | None = None,
         **kwargs,
     ):
         """
         Args:
-            is_train, augmentations, image_format, kwargs: see ``DatasetMapper``.
+            is_train, augmentations, kwargs: see ``DatasetMapper``.
             embeddings: folder of a complete :class:`EmbeddingStore`; for training only. None: no
                 embeddings are added.
 
@@ -77,7 +103,7 @@ class TeacherMapper(DatasetMapper):
             StoreError: the store is missing or incomplete, or not of the kind that is needed.
             ValueError: after an augmentation, the stored embeddings would no longer fit.
         """
-        super().__init__(is_train, augmentations=augmentations, image_format=image_format, **kwargs)
+        super().__init__(is_train, augmentations=augmentations, **kwargs)
         self.store: EmbeddingStore | None = None
         if embeddings is not None:
             if not is_train:

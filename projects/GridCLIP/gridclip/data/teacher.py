@@ -9,13 +9,14 @@ import clip
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.data.detection_utils import check_image_size
 from torch import Tensor
 
 from gridclip.clip_weights import load_clip
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.filling import Filling, FillReport
 from gridclip.data.regions import Proposals, Regions
+from gridclip.pictures import read_picture
 
 
 @torch.inference_mode()
@@ -118,7 +119,7 @@ def precompute_embeddings(
 
 
 def _prepare(record: dict, regions: Regions, resolution: int) -> Tensor:
-    image = read_image(record["file_name"], "RGB")
+    image = read_picture(record["file_name"])
     check_image_size(record, image)
     return regions.prepare(image, resolution)
 

@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
@@ -74,27 +75,39 @@ def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
     )
 
 
-def do_test(
-    cfg: DictConfig, model: Detector, evaluator: OpenVocabularyEvaluator, **facts: Any
-) -> dict:
+def build_evaluator(cfg: DictConfig, names: Sequence[str]) -> DatasetEvaluator:
+    """The configured evaluator, ours or any of detectron2's, for a detector of these classes."""
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    if isinstance(evaluator, OpenVocabularyEvaluator):
+        evaluator.use_vocabulary(names)
+    return evaluator
+
+
+def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **facts: Any) -> dict:
     """Evaluate, write ``<output_dir>/results.json`` and return detectron2's nested metrics, which
     are empty on all ranks but the first, and where the data set has no annotations.
 
     Args:
         model: stays as it is; a fast copy is evaluated.
+        evaluator: of :func:`build_evaluator`.
         facts: further entries of the file, such as the iteration.
     """
     fast = build_inference_model(cfg, model)
-    evaluator.detector_limit = model.max_detections_per_image
-    results = inference_on_dataset(fast, instantiate(cfg.dataloader.test), evaluator)
+    loader = instantiate(cfg.dataloader.test)
+    if isinstance(evaluator, OpenVocabularyEvaluator):
+        evaluator.detector_limit = model.max_detections_per_image
+    results = inference_on_dataset(fast, loader, evaluator)
     if comm.is_main_process() and results:
         print_csv_format(results)
+        protocol = {"evaluator": type(evaluator).__name__, "ap": "as this evaluator has it"}
+        if isinstance(evaluator, OpenVocabularyEvaluator):
+            protocol = evaluator.protocol()
         write_results(
             cfg.train.output_dir,
             results,
-            protocol=evaluator.protocol(),
-            data=evaluator.data,
-            num_images=len(evaluator.image_ids),
+            protocol=protocol,
+            data=instantiate(cfg.data.val),
+            num_images=len(loader.dataset),
             cfg=cfg,
             seed=cfg.train.seed,
             device=cfg.train.device,
@@ -107,7 +120,7 @@ def do_eval_only(cfg: DictConfig) -> dict:
     """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages, on
     ``data.val`` and with its categories as vocabulary."""
     val = open_data(cfg, "val")
-    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluator = build_evaluator(cfg, val.names)
     prepare_text_embeddings(cfg, val)
     if "novel_classes" in cfg.model.classifier:
         cfg.model.classifier.novel_classes = _novel_in(cfg, val)
@@ -140,8 +153,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     train, val = (open_data(cfg, part) for part in ("train", "val"))
     check_same_categories(train, val)
     complete_schedule(cfg, train)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    evaluator.use_vocabulary(train.names)
+    evaluator = build_evaluator(cfg, train.names)
     prepare_text_embeddings(cfg, train)
     prepare_embeddings(cfg, train)
     model = build_model(cfg)
@@ -197,7 +209,7 @@ def _build_hooks(
     trainer: SimpleTrainer,
     checkpointer: GridCLIPCheckpointer,
     averaged: AveragedModel | None,
-    evaluator: OpenVocabularyEvaluator,
+    evaluator: DatasetEvaluator,
 ) -> list[HookBase]:
     start = time.monotonic()
     train, model = cfg.train, checkpointer.model

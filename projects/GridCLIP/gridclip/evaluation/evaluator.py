@@ -37,9 +37,8 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
     Attributes:
         data: the description of the data set.
         detector_limit: the most detections of an image that the detector gives, if it is known.
-        per_category: AP in percent by category name, nan without ground truth.
-        image_ids: the images that the detector was run on. :meth:`evaluate` fills both, on the main
-            process.
+        per_category: AP in percent by category name, nan without ground truth; :meth:`evaluate`
+            fills it on the main process.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         self._image_index = {image_id: i for i, image_id in enumerate(data.annotations.image_ids)}
         self._class_of: NDArray = np.arange(len(data.names))
         self.per_category: dict[str, float] = {}
-        self.image_ids: list[int | str] = []
         self.reset()
 
     @property
@@ -134,7 +132,6 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return {}
         images = sorted(set(images))
-        self.image_ids = [self.data.annotations.image_ids[i] for i in images]
         if len(images) < len(self.data):
             logger.warning(f"{len(images)} of {len(self.data)} images are evaluated.")
         if self.ap == "fixed":

@@ -8,17 +8,21 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from gridclip.data.description import DatasetDescription
 from gridclip.files import replacing
+from gridclip.pictures import read_picture
+
+from .fonts import font_families
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -67,7 +71,7 @@ def draw_detections(
     written = []
     chosen = sorted(records, key=without_novel)[:max_images]
     for record in tqdm(chosen, desc="pictures", unit="image"):
-        image = read_image(record["file_name"], "RGB")
+        image = read_picture(record["file_name"])
         check_image_size(record, image)
         annotations, found = record.get("annotations", []), by_image[record["image_id"]]
         shown = found[: max(len(annotations), 5)]
@@ -144,9 +148,15 @@ def _as_annotations(predictions: list[dict], data: DatasetDescription) -> list[d
 
 
 class BoxVisualizer(Visualizer):
-    """detectron2's with opaque boxes: half transparent ones are hard to see on a photograph."""
+    """detectron2's with opaque boxes, as half transparent ones are hard to see on a photograph, and
+    with names in any script that the system has a font for."""
 
     draw_box = partialmethod(Visualizer.draw_box, alpha=1.0)
+
+    def draw_text(self, text: str, *args: Any, **kwargs: Any) -> VisImage:
+        output = super().draw_text(text, *args, **kwargs)
+        output.ax.texts[-1].set_family(font_families(text))
+        return output
 
 
 def _draw_boxes(

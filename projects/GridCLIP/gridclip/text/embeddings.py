@@ -50,7 +50,7 @@ class TextEmbeddings:
                 raise ValueError(f"{field} must be a string, not {getattr(self, field)!r}.")
         if len(set(self.names)) != len(self.names):
             twice = sorted(name for name in set(self.names) if self.names.count(name) > 1)
-            raise ValueError(f"Names must be unique; more than once: {_quote(twice)}.")
+            raise ValueError(f"Names must be unique; more than once: {quote(twice)}.")
         _check_embeddings(self.embeddings, self.names)
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ def _check_embeddings(embeddings: Tensor, names: Sequence[str]) -> None:
     if not torch.isfinite(embeddings).all():
         bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
         raise ValueError(
-            f"Embeddings must be finite; these are not: {_quote([names[i] for i in bad])}."
+            f"Embeddings must be finite; these are not: {quote([names[i] for i in bad])}."
         )
     norms = embeddings.norm(dim=1)
     bad = ((norms - 1).abs() > _UNIT_NORM_TOLERANCE).nonzero().flatten().tolist()
@@ -240,6 +240,7 @@ def _describe_difference(actual: tuple[str, ...], expected: tuple[str, ...]) -> 
     )
 
 
-def _quote(names: Sequence[str], limit: int = 5) -> str:
+def quote(names: Sequence[str], limit: int = 5) -> str:
+    """The first names in quotation marks, and how many more there are."""
     listed = ", ".join(f"'{name}'" for name in names[:limit])
     return listed + (f" and {len(names) - limit} more" if len(names) > limit else "")

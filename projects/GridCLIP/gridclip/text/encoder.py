@@ -1,6 +1,8 @@
 """From category names to text embeddings, with CLIP's text encoder."""
 
+import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from gridclip.clip_weights import load_clip
-from gridclip.text.embeddings import TextEmbeddings, as_strings
+from gridclip.text.embeddings import TextEmbeddings, as_strings, quote
 from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
 from gridclip.text.templates import get_templates, render_prompts
 
@@ -81,7 +83,7 @@ def as_text_embeddings(
     device: str | torch.device = "cpu",
     progress: bool | None = None,
 ) -> TextEmbeddings:
-    """The text embeddings of a vocabulary.
+    """The text embeddings of a vocabulary. Warns of names in other scripts than the Latin one.
 
     Args:
         vocabulary: C category names; what ``load_categories`` takes: "lvis_v1", "coco", ..., or
@@ -105,6 +107,11 @@ def as_text_embeddings(
         return TextEmbeddings.load(vocabulary)
     else:
         categories = load_categories(vocabulary)
+    if foreign := [category.name for category in categories if not _is_latin(category.name)]:
+        logging.getLogger(__name__).warning(
+            f"OpenAI's CLIP reads English: next to nothing is found by {quote(foreign, 3)}. "
+            "Give English words."
+        )
     templates = get_templates(templates)  # an error in them shows before CLIP is loaded
     clip_model, checkpoint = load_clip(clip_source, device)
     if progress is None:
@@ -117,6 +124,10 @@ def as_text_embeddings(
         clip_model=checkpoint.model_id,
         clip_sha256=checkpoint.sha256,
     )
+
+
+def _is_latin(name: str) -> bool:
+    return all("LATIN" in unicodedata.name(x, "") for x in name if x.isalpha())
 
 
 def _tokenize_categories(

@@ -15,7 +15,8 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_CLASS_NAMES
 
 _LISTS = resources.files("gridclip.text") / "lists"
 
-# What a dataset means where its name is misspelt, run together or cut short. For prompts only.
+# What a known dataset means where its name is misspelt, run together, cut short, or has a slash,
+# which is "or" there. For prompts only.
 _RESPELLED = json.loads((_LISTS / "respelled.json").read_text(encoding="utf-8"))
 
 _QUALIFIER = re.compile(r"\s*\([^)]*\)")
@@ -41,11 +42,13 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
     Args:
         source: ``lvis_v1``, ``coco``, ``voc``, ``objects365``; or a ``.json`` file in the format of
             COCO, LVIS or Objects365, of which only ``categories`` is used; or a text file with one
-            category a line, ``name`` or ``name, synonym, synonym``, and ``#`` before a comment.
+            category a line, ``name`` or ``name, synonym, synonym``. Lines that start with ``#``
+            are comments.
 
     Raises:
         FileNotFoundError: ``source`` is neither a known dataset nor a file.
-        ValueError: the file holds no categories, or names are missing or not unique.
+        ValueError: the file holds no categories, names are missing or not unique, or its only
+            line has commas.
     """
     if source in DATASETS:
         return _unique(DATASETS[str(source)](), source)
@@ -59,7 +62,7 @@ def load_categories(source: str | os.PathLike) -> list[Category]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return _unique(_from_entries(json.loads(text)["categories"]), path)
-        return _unique(_from_lines(text), path)
+        return _unique(_from_lines(text, path), path)
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} can't be read as category names ({type(error).__name__}: {error}). It should "
@@ -89,8 +92,8 @@ def prompt_phrases(
 
     A qualifier in parentheses is for annotators and is dropped ("bat (animal)" is "bat"). It stays
     where two categories would otherwise become one ("bow (weapon)" and "bow (decorative
-    ribbons)"), as in OpenAI's class names for ImageNet ("kite (bird of prey)"). A slash becomes
-    "or", and known misspellings of datasets are corrected.
+    ribbons)"), as in OpenAI's class names for ImageNet ("kite (bird of prey)"). Names of the known
+    datasets are respelled where they are misspelt or have a slash; all others stay as they are.
     """
     names = _count_short_forms((category.name,) for category in categories)
     words = _count_short_forms((category.name, *category.synonyms) for category in categories)
@@ -111,16 +114,13 @@ def _count_short_forms(words_of_categories: Iterable[tuple[str, ...]]) -> Counte
 
 def _phrase(word: str, short_forms: Counter[str]) -> str:
     short = _shorten(word)
-    return short if short_forms[short.lower()] == 1 else _respell(word)
+    return short if short_forms[short.lower()] == 1 else _RESPELLED.get(word, word)
 
 
 def _shorten(word: str) -> str:
+    word = _RESPELLED.get(word, word)
     # A name that is nothing but a qualifier stays whole.
-    return _QUALIFIER.sub("", _respell(word)).strip() or _respell(word)
-
-
-def _respell(word: str) -> str:
-    return re.sub(r"\s*/\s*", " or ", _RESPELLED.get(word, word))
+    return _QUALIFIER.sub("", word).strip() or word
 
 
 def _category(name: str, synonyms: Iterable[str] = ()) -> Category:
@@ -137,9 +137,16 @@ def _from_entries(entries: Iterable[dict]) -> list[Category]:
     ]
 
 
-def _from_lines(text: str) -> list[Category]:
-    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
-    return [_category(name, synonyms) for name, *synonyms in (ln.split(",") for ln in lines if ln)]
+def _from_lines(text: str, source: str | os.PathLike) -> list[Category]:
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    categories = [_category(name, syns) for name, *syns in (line.split(",") for line in lines)]
+    if len(categories) == 1 and categories[0].synonyms:
+        entry = json.dumps({"id": 1, **vars(categories[0])}, ensure_ascii=False)
+        raise ValueError(
+            f"{source} has commas in its only line. Write categories one a line. If the first word "
+            f'is the category and the others are synonyms, write .json: {{"categories": [{entry}]}}'
+        )
+    return categories
 
 
 def _unique(categories: list[Category], source: str | os.PathLike) -> list[Category]:
@@ -165,7 +172,7 @@ DATASETS: dict[str, Callable[[], list[Category]]] = {
     "voc": lambda: make_categories(VOC_CLASS_NAMES),
     # The official names of version 2 in the order of their ids, misspellings included: the
     # annotation files hold them so.
-    "objects365": lambda: _from_lines(
-        (_LISTS / "objects365_names.txt").read_text(encoding="utf-8")
+    "objects365": lambda: make_categories(
+        (_LISTS / "objects365_names.txt").read_text(encoding="utf-8").splitlines()
     ),
 }

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.modeling.postprocessing import detector_postprocess
 
 from gridclip.data.filling import Filling, FillReport
+from gridclip.data.mapper import PictureMapper
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 
 from .vild import ViLD
@@ -65,7 +65,7 @@ def precompute_proposals(
     filling = Filling(
         ProposalStore.create(store_path, manifest),
         dataset_dicts,
-        DatasetMapper(False, augmentations=list(augmentations), image_format="RGB"),
+        PictureMapper(False, augmentations=list(augmentations)),
         num_workers=num_workers,
         device=model.device,
         description="proposals",
