@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 

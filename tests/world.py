@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis"
 COLORS = {1: (220, 40, 40), 2: (40, 200, 60), 3: (50, 80, 230)}
 NAMES = {1: "red thing", 2: "green thing", 3: "blue thing"}
 SIZE = 96
+TINY_BACKBONE = dict(layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0)
 
 
 def draw_world(folder: Path, count: int = 12) -> Path:
@@ -72,6 +73,44 @@ def tiny_config(world: Path, clip_archive: Path, output_dir: Path, **train):
     return cfg
 
 
+def as_coco(world: Path, json_file: Path, **changes) -> Path:
+    """The drawn world as most tools export it: ids 3, 10 and 17, boxes only."""
+    dataset = json.loads((world / "annotations.json").read_text())
+    ids = {1: 3, 2: 10, 3: 17}
+    plain = {
+        "images": [
+            {"id": i["id"], "file_name": f"{i['id']}.png", "width": SIZE, "height": SIZE}
+            for i in dataset["images"]
+        ],
+        "categories": [{"id": ids[c["id"]], "name": c["name"]} for c in dataset["categories"]],
+        "annotations": [
+            {"image_id": a["image_id"], "category_id": ids[a["category_id"]], "bbox": a["bbox"]}
+            for a in dataset["annotations"]
+        ],
+    }
+    json_file.write_text(json.dumps(plain | changes))
+    return json_file
+
+
+def own_data_config(world: Path, json_file: Path, clip_archive: Path, output_dir: Path, **train):
+    """configs/custom/gridclip_r50.py with a tiny model, on a CPU; ``json_file`` is of the world."""
+    cfg = LazyConfig.load(str(CONFIGS.parent / "custom/gridclip_r50.py"))
+    cfg.model.backbone.bottom_up.update(**TINY_BACKBONE)
+    cfg.model.backbone.out_channels = 64
+    cfg.model.head.conv_dims = [64]
+    cfg.model.classifier.embed_dim = 32
+    cfg.clip.update(weights=str(clip_archive), windows="whole", templates="single")
+    for part in (cfg.data.train, cfg.data.val):
+        part.update(json=str(json_file), images=str(world / "train2017"))
+    cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [SIZE]
+    cfg.dataloader.test.mapper.augmentations[0].short_edge_length = SIZE
+    cfg.dataloader.train.num_workers = cfg.dataloader.test.num_workers = 0
+    cfg.train.update(max_iter=2, device="cpu", output_dir=str(output_dir))
+    cfg.train.amp.enabled = False
+    cfg.train.update(train)
+    return cfg
+
+
 def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: Path, **train):
     """As :func:`tiny_config` of ViLD's smoke config; variant: "text", "vild" or "ensemble".
 
@@ -111,9 +150,7 @@ def _on_world(name: str, world: Path, clip_archive: Path, output_dir: Path, trai
     cfg.clip.update(weights=str(clip_archive), names=None)
     for part in (cfg.data.train, cfg.data.val):
         part.update(dataset=None, json=str(world / "annotations.json"), images=str(world))
-    cfg.model.backbone.bottom_up.update(
-        layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0
-    )
+    cfg.model.backbone.bottom_up.update(**TINY_BACKBONE)
     cfg.model.backbone.out_channels = 64
     cfg.model.classifier.embed_dim = 32
     cfg.dataloader.train.total_batch_size = 4

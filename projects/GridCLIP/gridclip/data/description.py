@@ -19,6 +19,7 @@ import detectron2.data.datasets  # noqa: F401  registers detectron2's own, LVIS 
 import msgspec
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
@@ -176,6 +177,7 @@ def open_dataset(
         if getattr(load, "__module__", None) in _JSON_LOADERS and metadata.get("json_file"):
             path, images = metadata.json_file, metadata.image_root
             read = _read_json(dataset, path, images, hint, *_stamp(path, dataset, hint))
+            _fill_metadata(metadata, read.file)
         else:
             read = _read_records(dataset, load)
     else:
@@ -196,6 +198,14 @@ class _Read:
     arguments: Mapping[str, str]
     sha256: str
     file: AnnotationFile
+
+
+def _fill_metadata(metadata: Metadata, file: AnnotationFile) -> None:
+    """Set what detectron2's own loading of a COCO file sets, for its own evaluators."""
+    if metadata.get("thing_classes") is None:
+        things = sorted((c for c in file.categories if c.isthing), key=lambda c: c.id)
+        metadata.thing_classes = [c.name for c in things]
+        metadata.thing_dataset_id_to_contiguous_id = {c.id: i for i, c in enumerate(things)}
 
 
 def _stamp(path: str, name: str, hint: str) -> tuple[int, int]:

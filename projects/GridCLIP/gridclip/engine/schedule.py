@@ -46,7 +46,7 @@ def complete_schedule(cfg: DictConfig, train: DatasetDescription) -> None:
         _set(optimizer, "lr", float(f"{_LR * math.sqrt(batch / _BATCH):.2g}"), "optimizer")
     if cfg.lr_multiplier.warmup_length is None:
         steps = min(_WARMUP_STEPS * _BATCH / batch, schedule.max_iter / 10)
-        _set(cfg.lr_multiplier, "warmup_length", steps / schedule.max_iter, "lr_multiplier")
+        _set(cfg.lr_multiplier, "warmup_length", steps / max(1, schedule.max_iter), "lr_multiplier")
     period = math.ceil(schedule.max_iter / _EVALUATIONS)
     if schedule.eval_period is None:
         _set(schedule, "eval_period", period, "train")
