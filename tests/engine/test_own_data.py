@@ -63,8 +63,8 @@ def test_from_clips_weights_to_results_and_a_predictor(own, world):
 
 def test_detectron2s_own_evaluator(own, world):
     dataset = json.loads(as_coco(world, world.parent / "plain.json").read_text())
-    for i, annotation in enumerate(dataset["annotations"]):  # pycocotools needs both
-        annotation |= {"id": i + 1, "area": annotation["bbox"][2] * annotation["bbox"][3]}
+    for i, annotation in enumerate(dataset["annotations"]):  # pycocotools needs all three
+        annotation |= {"id": i + 1, "iscrowd": 0, "area": 100}
     cfg = own(dataset)
     register_coco_instances("own_v0", {}, cfg.data.val.json, cfg.data.val.images)
     try:
