@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from gridclip.clip_weights import sha256_of_file
-from gridclip.data import DatasetDescription, all_records, open_dataset
+from gridclip.data import all_records, open_dataset
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.filling import FillReport, print_summary
 from gridclip.data.proposal_store import ProposalStore
@@ -45,12 +45,8 @@ def regions(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
     return embed(args, Proposals(ProposalStore.open(args.proposals)))
 
 
-def described(args: argparse.Namespace) -> DatasetDescription:
-    return open_dataset(dataset=args.dataset, json=args.json, images=args.images)
-
-
 def embed(args: argparse.Namespace, regions: Regions) -> tuple[ArrayStore, FillReport]:
-    data = described(args)
+    data = open_dataset(dataset=args.dataset, json=args.json, images=args.images)
     report = precompute_embeddings(
         all_records(data),
         data.name,

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and docs/speed.md from projects/GridCLIP/results.
+"""Write the tables of pages in docs/ from projects/GridCLIP/results.
 
 python scripts/update_results_tables.py
 """
@@ -7,7 +7,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmark.tables import overfit_table, speed_table, teacher_passes_table
+from benchmark.tables import overfit_table, own_data_table, speed_table, teacher_passes_table
 from laptop_world.tables import laptop_time_table, laptop_world_table
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
@@ -22,6 +22,7 @@ SECTIONS = {
         "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
         "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),
     },
+    "own-data": {"own_data_bccd.json": own_data_table},
     "speed": {
         "speed_cpu.json": speed_table,
         "teacher_passes_cpu.json": teacher_passes_table,

@@ -32,7 +32,10 @@ def find_predictions(output_dir: Path) -> Path:
 def draw_pictures(args: argparse.Namespace) -> None:
     """Write the pictures and print their paths."""
     predictions = find_predictions(args.output_dir)
-    data = open_dataset(**read_results(args.output_dir / "results.json")["data"])
+    results = args.output_dir / "results.json"
+    if (arguments := read_results(results).get("data")) is None:
+        raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
+    data = open_dataset(**arguments)
     data.check_pictures()
     found = json.loads(predictions.read_text(encoding="utf-8"))
     images = {detection["image_id"] for detection in found}  # may be a part of the data set

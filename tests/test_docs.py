@@ -11,21 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig
 from PIL import Image
 
 import pages
-from gridclip.engine import GridCLIPCheckpointer, do_train
+from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
 from gridclip.evaluation import read_results
 from gridclip.text import as_text_embeddings
 from pages import PAGES, PROJECT, ROOT, blocks
 from train_net import translate_overrides
-from world import draw_world, tiny_config
+from world import tiny_config
 
 # Programs of the pages that are not the project's.
 OTHERS = {"cd", "do", "done", "export", "for", "mkdir", "source", "unzip", "wget"}
@@ -185,7 +183,8 @@ def shrink_production(load, world: Path, clip: Path):
 
 
 def save_detector(cfg: DictConfig, folder: str | Path) -> None:
-    prepare_text_embeddings(cfg)
+    if not Path(cfg.clip.text_embeddings).is_file():
+        prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     cfg.model.federated_weights = None
     GridCLIPCheckpointer(build_model(cfg), str(folder)).save("model_final")
 
@@ -230,59 +229,8 @@ def test_equal_losses_of_the_page(root):
         run_python(ROOT / "CONTRIBUTING.md")
 
 
-@pytest.fixture
-def unregister():
-    yield
-    for name in ("shelf_base", "shelf_train", "shelf_val"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-@pytest.mark.slow
-def test_own_data_of_the_page(root, tiny_clip, unregister):
-    """From boxes in COCO's format to results.json, by the page's function and config."""
-    for split in ("train", "val"):
-        folder = root / "drawn" / split
-        lvis = json.loads(draw_world(folder).read_text())
-        (folder / "train2017").rename(root / split)
-        for image in lvis["images"]:
-            for key in ("coco_url", "neg_category_ids", "not_exhaustive_category_ids"):
-                del image[key]
-            image["file_name"] = f"{image['id']}.png"
-        for annotation in lvis["annotations"]:
-            del annotation["segmentation"], annotation["area"]
-            annotation["category_id"] = 10 * annotation["category_id"] + 3
-        names = ["red thing", "green thing", "cereal box"]
-        ids = [13, 23, 33]
-        lvis["categories"] = [dict(id=i, name=n) for i, n in zip(ids, names, strict=True)]
-        (root / f"coco_{split}.json").write_text(json.dumps(lvis))
-        (root / "datasets/shelf").mkdir(parents=True, exist_ok=True)
-        (root / split).rename(root / "datasets/shelf" / split)
-    run_python(ROOT / "docs/own-data.md")
-
-    cfg = LazyConfig.load("projects/GridCLIP/configs/mine/shelf.py")
-    cfg.clip.update(weights=str(tiny_clip), templates="single", windows="whole")
-    sizes = dict(layers=[1, 1, 1, 1], width=8, embed_dim=32, input_resolution=64, freeze_at=0)
-    cfg.model.backbone.bottom_up.update(sizes)
-    cfg.model.backbone.out_channels = 64
-    cfg.model.head.conv_dims = [64]
-    cfg.model.classifier.embed_dim = 32
-    for part in (cfg.dataloader.train, cfg.dataloader.test):
-        part.mapper.augmentations[0].short_edge_length = 96
-        part.num_workers = 0
-    cfg.dataloader.train.total_batch_size = 4
-    cfg.train.update(device="cpu", max_iter=2, eval_period=0)
-    cfg.train.amp.enabled = False
-    Path(cfg.train.output_dir).mkdir(parents=True)
-    do_train(cfg)
-    results = read_results(root / "output/shelf/results.json")
-    assert results["protocol"]["novel_classes"] == 1
-    assert results["protocol"]["dataset"] == "shelf_val" and results["protocol"]["images"] == 12
-    assert (torch.tensor(list(results["metrics"]["bbox"].values())) >= 0).any()
-
-
 def test_all_python_is_run():
-    """The tests above run every page that has Python."""
+    """The tests above and test_own_data_page.py run every page that has Python."""
     assert {
         str(page.relative_to(ROOT)) for page in PAGES if blocks(page.read_text(), "python")
     } == {*("README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/own-vocabulary.md")}

@@ -1,5 +1,7 @@
 """Tables of the measurements in Markdown, for the README."""
 
+from tabulate import tabulate
+
 from . import report
 
 
@@ -73,3 +75,22 @@ def teacher_passes_table(record: dict) -> str:
             origin(record),
         ]
     )
+
+
+def own_data_table(record: dict) -> str:
+    """GridCLIP beside FCOS, of what ``benchmark.own_data`` wrote."""
+    rows = [
+        [name, *(f"{part['metrics'][k]:.1f}" for k in ("AP", "AP50", "AP75")), _minutes(part)]
+        for name, part in (("GridCLIP", record), ("detectron2's FCOS", record["fcos"]))
+    ]
+    table = tabulate(rows, ("", "AP", "AP50", "AP75", "minutes"), "github", disable_numparse=True)
+    protocol, machine = record["protocol"], record["environment"]
+    return (
+        f"{table}\n\n{protocol['images']} test pictures, {record['iterations']:,} steps, seed "
+        f"{record['seed']}, one run each, training and evaluation together, {machine['threads']} "
+        f"threads of {machine['processor']}. {protocol['evaluator']}; {protocol['ap']}."
+    )
+
+
+def _minutes(part: dict) -> str:
+    return f"{part['seconds'] / 60:.0f}"

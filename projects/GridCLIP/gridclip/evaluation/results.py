@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from gridclip.data.description import DatasetDescription
 from gridclip.files import write_json
 
-# The fields of the file and their types.
+# The fields that every file has, also older ones, and their types.
 _RECORD: dict[str, Any] = {
     "metrics": dict,
     "protocol": {
@@ -29,12 +29,9 @@ _RECORD: dict[str, Any] = {
         "dataset": str,
         "dataset_sha256": str,
         "images": int,
-        "categories": int,
         "split": str,
         "novel_classes": int,
-        "notes": list,
     },
-    "data": dict,
     "config": dict | None,
     "seed": int | None,
     "commit": str,
