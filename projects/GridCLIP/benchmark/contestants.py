@@ -102,8 +102,8 @@ def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
 
 
 def from_config(config: Path) -> nn.Module:
-    """GridCLIP or ViLD. What a config counts in its training data is stood in for, as far as it does
-    not change the speed: the annotations need not be there."""
+    """GridCLIP or ViLD. The annotations need not be there: what the config takes from them, and
+    what does not change the speed, is made up."""
     cfg, words = load_config(config), text_embeddings(load_config(config))
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
     model, classifier = {**cfg.model}, {**cfg.model.classifier, "text_embeddings": words}
