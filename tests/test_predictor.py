@@ -280,6 +280,24 @@ def test_training_vocabulary_is_computed_if_it_is_missing(
     assert same(again(picture), predictor(picture))
 
 
+def test_training_vocabulary_needs_no_data(cfg, weights):
+    """Its names are the config's, or without them those of its file of text embeddings."""
+    cfg.data.train.update(dataset=None, json="gone.json", images="gone")
+    assert Predictor(cfg, weights).names == TRAINED
+    cfg.clip.names = None
+    assert Predictor(cfg, weights).names == TRAINED
+    cfg.clip.text_embeddings = "gone.safetensors"
+    with pytest.raises(FileNotFoundError, match="not at gone.json"):
+        Predictor(cfg, weights)
+
+
+def test_text_embeddings_of_other_names_are_refused(cfg, weights, tmp_path):
+    (tmp_path / "other.txt").write_text("\n".join(TRAINED[:-1]))
+    cfg.clip.names = str(tmp_path / "other.txt")
+    with pytest.raises(ValueError, match="text.safetensors does not fit: .*Delete the file"):
+        Predictor(cfg, weights)
+
+
 def test_config_is_not_changed_and_overrides_count(cfg, weights):
     before = copy.deepcopy(cfg)
     predictor = Predictor(cfg, weights, overrides=["model.max_detections_per_image=7"])

@@ -23,12 +23,10 @@ from pathlib import Path
 
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
-from world import register_world, tiny_config
+from world import tiny_config
 
-WORLD = Path({world!r})
-register_world(WORLD, WORLD / "annotations.json")
-cfg = tiny_config(WORLD, Path({clip!r}), Path({output!r}), max_iter=6)
-model, clip, dataloader = cfg.model, cfg.clip, cfg.dataloader
+cfg = tiny_config(Path({world!r}), Path({clip!r}), Path({output!r}), max_iter=6)
+model, clip, data, dataloader = cfg.model, cfg.clip, cfg.data, cfg.dataloader
 train, optimizer, lr_multiplier = cfg.train, cfg.optimizer, cfg.lr_multiplier
 
 write_metrics = SimpleTrainer._write_metrics

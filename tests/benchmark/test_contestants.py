@@ -1,5 +1,5 @@
 from benchmark.contestants import fcos_like, from_config, lvis_faster_rcnn, post_processing
-from benchmark.roster import ONE_X
+from benchmark.roster import ONE_X, VILD
 
 
 def test_fcos_differs_from_gridclip_in_its_classes_alone():
@@ -18,6 +18,14 @@ def test_fcos_differs_from_gridclip_in_its_classes_alone():
         assert shapes[0] == shapes[1]
         frozen = [[p.requires_grad for p in part.parameters()] for part in (ours, theirs)]
         assert frozen[0] == frozen[1]
+
+
+def test_annotations_need_not_be_there(monkeypatch, tmp_path):
+    """Only what the speed depends on is that of LVIS: how many categories, how many of them novel,
+    and that the sampling of categories has weights to draw by."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert from_config(VILD).classifier.is_novel.sum() == 337
+    assert (from_config(ONE_X).federated_weights > 0).all()
 
 
 def test_faster_rcnn_is_lviss_without_masks():

@@ -3,10 +3,9 @@ import math
 
 import numpy as np
 import pytest
-from detectron2.data.catalog import Metadata
-from detectron2.structures import BoxMode
 from PIL import Image
 
+from gridclip.data import all_records, open_dataset
 from gridclip.evaluation import draw_detections, plot_losses
 from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, _read_metrics
 
@@ -15,28 +14,37 @@ GAP, CAPTION = 8, 28
 
 
 @pytest.fixture
-def metadata():
-    return Metadata(name="small", thing_classes=["cat", "dog", "owl"])
+def describe(tmp_path):
+    """Describes three gray images with one box each: of class 0, of class 1, and of none."""
+    images, annotations = [], []
+    for image_id, category_id in enumerate((11, 12, None)):
+        path = tmp_path / f"image{image_id}.png"
+        Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)).save(path)
+        size = {"width": WIDTH, "height": HEIGHT}
+        images.append({"id": image_id, "file_name": path.name, **size})
+        box = {"image_id": image_id, "category_id": category_id, "bbox": [200, 300, 400, 350]}
+        annotations += [box] if category_id else []
+    # Ids of the file are not contiguous class ids.
+    categories = [{"id": i, "name": name} for i, name in ((11, "cat"), (12, "dog"), (13, "owl"))]
+    path = tmp_path / "small.json"
+
+    def describe(with_annotations=True, **arguments):
+        content = {"images": images, "categories": categories}
+        content |= {"annotations": annotations} if with_annotations else {}
+        path.write_text(json.dumps(content))
+        return open_dataset(json=path, images=tmp_path, **arguments)
+
+    return describe
 
 
 @pytest.fixture
-def dataset_dicts(tmp_path):
-    """Three gray images with one box each: of class 0, of class 1, and of none."""
-    dicts = []
-    for image_id, category in enumerate((0, 1, None)):
-        path = tmp_path / f"image{image_id}.png"
-        Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)).save(path)
-        box = {"bbox": [200, 300, 400, 350], "bbox_mode": BoxMode.XYWH_ABS}
-        dicts.append(
-            {
-                "file_name": str(path),
-                "image_id": image_id,
-                "width": WIDTH,
-                "height": HEIGHT,
-                "annotations": [] if category is None else [{**box, "category_id": category}],
-            }
-        )
-    return dicts
+def data(describe):
+    return describe()
+
+
+@pytest.fixture
+def records(data):
+    return list(all_records(data))
 
 
 def detection(image_id, category_id, score, bbox=(500, 200, 300, 400)):
@@ -55,9 +63,9 @@ def has_color(pixels, color):
     return (np.abs(pixels - 255 * np.asarray(color)).max(-1) < 40).any()
 
 
-def test_draws_ground_truth_left_and_detections_right(dataset_dicts, metadata, tmp_path):
-    predictions = [detection(0, 1, 0.9), detection(1, 2, 0.8), detection(1, 1, 0.7)]
-    written = draw_detections(dataset_dicts, metadata, predictions, tmp_path / "out")
+def test_draws_ground_truth_left_and_detections_right(records, data, tmp_path):
+    predictions = [detection(0, 11, 0.9), detection(1, 12, 0.8), detection(1, 11, 0.7)]
+    written = draw_detections(records, data, predictions, tmp_path / "out")
     assert written == [tmp_path / "out" / f"image{i}.jpg" for i in range(3)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [p.name for p in written]
 
@@ -76,18 +84,17 @@ def test_draws_ground_truth_left_and_detections_right(dataset_dicts, metadata, t
     assert np.abs(left - 128).max() < 16 and np.abs(right - 128).max() < 16
 
 
-def test_novel_categories_come_first_in_their_own_color(dataset_dicts, metadata, tmp_path):
-    predictions = [detection(1, 1, 0.9)]
-    written = draw_detections(
-        dataset_dicts, metadata, predictions, tmp_path, novel_classes=[1], max_images=1
-    )
+def test_novel_categories_come_first_in_their_own_color(describe, tmp_path):
+    data = describe(novel=["dog"])
+    predictions = [detection(1, 11, 0.9)]
+    written = draw_detections(all_records(data), data, predictions, tmp_path, max_images=1)
     assert [p.name for p in written] == ["image1.jpg"]
     left, right = halves(written[0])
     assert has_color(left, _NOVEL_COLOR) and not has_color(left, _BASE_COLOR)
     assert has_color(right, _BASE_COLOR) and not has_color(right, _NOVEL_COLOR)
 
 
-def test_score_threshold(dataset_dicts, metadata, tmp_path, monkeypatch):
+def test_score_threshold(records, data, tmp_path, monkeypatch):
     """By default as many as ground-truth boxes and at least 5; otherwise those at or above it."""
     drawn = []
     monkeypatch.setattr(
@@ -95,38 +102,47 @@ def test_score_threshold(dataset_dicts, metadata, tmp_path, monkeypatch):
         lambda self, box, **_: drawn.append(tuple(box)),
     )
     scores = [0.1, 0.9, 0.3, 0.8, 0.5, 0.7, 0.6]
-    predictions = [detection(2, 1, s, bbox=(1000 * s, 10, 20, 20)) for s in scores]
-    draw_detections(dataset_dicts[2:], metadata, predictions, tmp_path)
+    predictions = [detection(2, 11, s, bbox=(1000 * s, 10, 20, 20)) for s in scores]
+    draw_detections(records[2:], data, predictions, tmp_path)
     assert sorted(x for x, *_ in drawn) == pytest.approx([500, 600, 700, 800, 900])
 
     drawn.clear()
-    draw_detections(dataset_dicts[2:], metadata, predictions, tmp_path, score_threshold=0.8)
+    draw_detections(records[2:], data, predictions, tmp_path, score_threshold=0.8)
     assert sorted(x for x, *_ in drawn) == pytest.approx([800, 900])
 
     drawn.clear()
     crowded = {
-        **dataset_dicts[0],
+        **records[0],
         "image_id": 2,
-        "annotations": 6 * dataset_dicts[0]["annotations"],
+        "annotations": 6 * records[0]["annotations"],
     }
-    draw_detections([crowded], metadata, predictions, tmp_path)
+    draw_detections([crowded], data, predictions, tmp_path)
     assert len(drawn) == 6 + 6
 
 
-def test_small_images_are_enlarged(dataset_dicts, metadata, tmp_path):
+def test_without_annotations_the_detections_alone_are_drawn(describe, tmp_path):
+    data = describe(with_annotations=False, novel=["dog"])
+    predictions = [detection(0, 12, 0.9)]
+    written = draw_detections(all_records(data), data, predictions, tmp_path)
+    assert len(written) == 3
+    left, right = halves(written[0])
+    assert np.abs(left - 128).max() < 16 and has_color(right, _NOVEL_COLOR)
+
+
+def test_small_images_are_enlarged(records, data, tmp_path):
     path = tmp_path / "small.png"
     Image.new("RGB", (100, 50)).save(path)
-    small = {**dataset_dicts[2], "file_name": str(path), "width": 100, "height": 50}
-    (written,) = draw_detections([small], metadata, [], tmp_path)
+    small = {**records[2], "file_name": str(path), "width": 100, "height": 50}
+    (written,) = draw_detections([small], data, [], tmp_path)
     assert Image.open(written).size == (2 * 1000 + GAP, 500 + CAPTION)
 
 
-def test_errors_of_drawing(dataset_dicts, metadata, tmp_path):
-    with pytest.raises(ValueError, match=r"categories \[4\].*small \(3 classes\)"):
-        draw_detections(dataset_dicts, metadata, [detection(0, 4, 0.5)], tmp_path / "out")
-    missing = [{**dataset_dicts[0], "file_name": str(tmp_path / "missing.jpg")}]
+def test_errors_of_drawing(records, data, tmp_path):
+    with pytest.raises(ValueError, match=r"categories \[4\].*small\.json \(3 categories\)"):
+        draw_detections(records, data, [detection(0, 4, 0.5)], tmp_path / "out")
+    missing = [{**records[0], "file_name": str(tmp_path / "missing.jpg")}]
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
-        draw_detections(missing, metadata, [], tmp_path / "out")
+        draw_detections(missing, data, [], tmp_path / "out")
 
 
 def write_metrics(path, records):

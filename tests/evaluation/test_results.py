@@ -2,17 +2,16 @@ import hashlib
 import json
 import math
 import subprocess
-import uuid
 from datetime import UTC, datetime, timedelta
 
 import detectron2
 import pytest
 import torch
 from detectron2.config import LazyCall, LazyConfig
-from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
-from gridclip.evaluation import read_results, write_results
+from gridclip.data import open_dataset
+from gridclip.evaluation import OpenVocabularyEvaluator, read_results, write_results
 from gridclip.evaluation import results as results_module
 from gridclip.files import replacing
 
@@ -20,27 +19,45 @@ METRICS = {"bbox": {"AP": 12.5, "AP50": 100 / 3, "AP_novel": math.nan}}
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    json_file = tmp_path / "annotations.json"
-    json_file.write_text(json.dumps({"images": [{"id": 1}, {"id": 5}]}))
-    name = f"lvis_v1_{uuid.uuid4().hex}"
-    MetadataCatalog.get(name).set(json_file=str(json_file))
-    yield name
-    MetadataCatalog.remove(name)
+def describe(tmp_path):
+    """Describes two pictures with one box, in LVIS's format, of five categories."""
+    size, lists = {"width": 8, "height": 8}, {"neg_category_ids": []}
+    images = [{"id": i, "coco_url": f"http://x/val/{i}.jpg", **size, **lists} for i in (1, 5)]
+    box = {"image_id": 5, "category_id": 2, "bbox": [1, 1, 4, 4], "area": 16}
+    categories = [{"id": i, "name": name} for i, name in enumerate("abcde", start=1)]
+    content = {"images": images, "categories": categories, "annotations": [box]}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+
+    def describe(**arguments):
+        return open_dataset(
+            json=str(tmp_path / "annotations.json"), images=str(tmp_path), **arguments
+        )
+
+    return describe
+
+
+@pytest.fixture
+def dataset(describe):
+    return describe()
+
+
+def write(folder, data, metrics=METRICS, detector_limit=None, **facts):
+    evaluator = OpenVocabularyEvaluator(data)
+    evaluator.detector_limit = detector_limit
+    protocol = evaluator.protocol()
+    return write_results(folder, metrics, protocol=protocol, data=data, num_images=2, **facts)
 
 
 def refuse(constant):
     raise AssertionError(f"{constant} is not strict JSON")
 
 
-def test_round_trip(dataset, tmp_path):
-    path = write_results(
+def test_round_trip(describe, tmp_path):
+    dataset = describe(novel=["e", "d"])
+    path = write(
         tmp_path / "new" / "out",
-        METRICS,
-        dataset_name=dataset,
-        num_images=2,
+        dataset,
         cfg={"train": {"seed": 7}},
-        novel_classes=[3, 4],
         seed=7,
         weights="output/model_final.pth",
         iterations=90000,
@@ -60,12 +77,27 @@ def test_round_trip(dataset, tmp_path):
         "task": "bbox",
         "evaluator": "lvis-api 0.5.3's metrics, computed by FastLVISEval",
         "ap": "standard, at most 300 detections an image (not Fixed AP)",
-        "dataset": dataset,
+        "dataset": "annotations.json",
         "dataset_sha256": hashlib.sha256(content).hexdigest(),
         "images": 2,
+        "categories": 5,
         "split": "open-vocabulary",
         "novel_classes": 2,
+        "notes": [
+            "category without boxes: 4: kept; one that is only a root: data.leave_out",
+            "picture without boxes: 1: kept",
+        ],
     }
+    # What describes the same data set again.
+    assert record["data"] == {
+        "json": str(tmp_path / "annotations.json"),
+        "images": str(tmp_path),
+        "novel": ["d", "e"],
+        "leave_out": [],
+    }
+    again = open_dataset(**record["data"])
+    assert (again.sha256, again.names) == (dataset.sha256, dataset.names)
+    assert again.novel_classes == dataset.novel_classes == (3, 4)
     assert record["config"] == {"train": {"seed": 7}}
     assert (record["seed"], record["iterations"], record["seconds"]) == (7, 90000, 1.5)
     assert (record["weights"], record["device"]) == ("output/model_final.pth", "cpu")
@@ -79,14 +111,13 @@ def test_round_trip(dataset, tmp_path):
 
 
 def test_fully_supervised(dataset, tmp_path):
-    path = write_results(
-        tmp_path, METRICS, dataset_name=dataset, num_images=2, max_dets_per_image=100
-    )
+    path = write(tmp_path, dataset, detector_limit=100)
     record = read_results(path)
     assert record["protocol"]["split"] == "fully supervised"
     assert record["protocol"]["novel_classes"] == 0
     assert "at most 100 detections" in record["protocol"]["ap"]
     assert record["config"] is None
+    assert record["data"]["novel"] is None
 
 
 def test_lazy_config_is_written_resolved_and_by_name(dataset, tmp_path):
@@ -101,7 +132,7 @@ def test_lazy_config_is_written_resolved_and_by_name(dataset, tmp_path):
         "sizes = dict(ranges=[[0, 64], (64, float('inf'))], flip=True, lr=1e-3)\n"
     )
     cfg = LazyConfig.load(str(config_file))
-    path = write_results(tmp_path, METRICS, dataset_name=dataset, num_images=2, cfg=cfg)
+    path = write(tmp_path, dataset, cfg=cfg)
     assert read_results(path)["config"] == {
         "model": {
             "in_features": 4,
@@ -121,27 +152,27 @@ def test_a_config_from_the_model_zoo_is_strict_json(dataset, tmp_path):
 
     cfg = model_zoo.get_config("common/models/fcos.py")
     cfg.optimizer = LazyCall(torch.optim.SGD)(params=None, lr=OmegaConf.create({"a": 1}))
-    path = write_results(tmp_path, METRICS, dataset_name=dataset, num_images=2, cfg=cfg)
+    path = write(tmp_path, dataset, cfg=cfg)
     text = path.read_text()
     assert json.loads(text, parse_constant=refuse)["config"]["model"]["num_classes"] == 80
     assert " at 0x" not in text
 
 
 def test_a_failed_write_keeps_the_earlier_file(dataset, tmp_path):
-    path = write_results(tmp_path, METRICS, dataset_name=dataset, num_images=2)
+    path = write(tmp_path, dataset)
     before = path.read_text()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_results(tmp_path, {"bbox": {"AP": math.inf}}, dataset_name=dataset, num_images=2)
+        write(tmp_path, dataset, {"bbox": {"AP": math.inf}})
     assert path.read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations.json", "results.json"]
 
 
 def test_a_file_is_replaced_never_overwritten(dataset, tmp_path):
     """A reader that has the file open, here a hard link, never sees half of another."""
-    path = write_results(tmp_path, METRICS, dataset_name=dataset, num_images=2)
+    path = write(tmp_path, dataset)
     before = path.read_text()
     (tmp_path / "link").hardlink_to(path)
-    write_results(tmp_path, {"bbox": {"AP": 1.0}}, dataset_name=dataset, num_images=2)
+    write(tmp_path, dataset, {"bbox": {"AP": 1.0}})
     assert (tmp_path / "link").read_text() == before
     assert read_results(path)["metrics"] == {"bbox": {"AP": 1.0}}
 
@@ -155,7 +186,7 @@ def test_a_file_is_replaced_never_overwritten(dataset, tmp_path):
 @pytest.mark.parametrize("metrics", [{}, {"bbox": 3.0}, {"bbox": {"AP": "high"}}])
 def test_refuses_to_write_what_it_could_not_read(dataset, tmp_path, metrics):
     with pytest.raises(ValueError, match="metrics"):
-        write_results(tmp_path, metrics, dataset_name=dataset, num_images=2)
+        write(tmp_path, dataset, metrics)
     assert not (tmp_path / "results.json").exists()
 
 
@@ -169,10 +200,12 @@ def test_refuses_to_write_what_it_could_not_read(dataset, tmp_path, metrics):
         (lambda r: r.update(versions=None), "versions is None"),
         (lambda r: r["protocol"].pop("dataset_sha256"), "protocol has no dataset_sha256"),
         (lambda r: r["protocol"].update(images="2"), "images is '2', not int"),
+        (lambda r: r["protocol"].update(notes="none"), "notes is 'none', not list"),
+        (lambda r: r.pop("data"), "has no data"),
     ],
 )
 def test_read_names_the_fault(dataset, tmp_path, change, message):
-    path = write_results(tmp_path, METRICS, dataset_name=dataset, num_images=2)
+    path = write(tmp_path, dataset)
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))

@@ -125,8 +125,8 @@ def test_table():
 def leave_what_stages_leave(demo, picture):
     """All but the speeds, without training anything."""
     generate_shapes(demo.world, demo.datasets / "shapes", train=4, val=2, size=32)
-    names = ["_".join(name) for name in load_world(demo.world).names]
-    write_json(demo.run / "lvis_per_category_ap.json", {name: 12.5 for name in names})
+    names = [" ".join(name) for name in load_world(demo.world).names]
+    write_json(demo.run / "per_category_ap.json", {name: 12.5 for name in names})
     best = [{"picture": "0_0.png", "score": 0.5, "right": None}]
     words = [{"word": "banana", "trained_on": False, "best": best}]
     write_json(demo.run / "words/words.json", words)
@@ -137,7 +137,11 @@ def leave_what_stages_leave(demo, picture):
     text = ("task", "evaluator", "ap", "dataset", "dataset_sha256", "split")
     record = {
         "metrics": {"bbox": {**metrics, "APr_shape": None}},
-        "protocol": {**dict.fromkeys(text, "of a test"), "images": 2, "novel_classes": 34},
+        "protocol": {
+            **dict.fromkeys(text, "of a test"),
+            **{"images": 2, "categories": 130, "novel_classes": 34, "notes": []},
+        },
+        "data": {},
         "config": {"train": {"seed": 7}},
         "versions": {"torch": "2.0"},
         **dict.fromkeys(("commit", "device", "weights", "date"), "of a test"),

@@ -77,7 +77,7 @@ def test_other_annotations_and_another_clip_are_refused(
         )
     file = tmp_path / "shapes/shapes_test_val.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "changed": True}))
-    with pytest.raises(ChangedError, match=r"\(annotations_sha256\.shapes_test_val\)"):
+    with pytest.raises(ChangedError, match=r"\(annotations_sha256\.shapes_test_val\.json\)"):
         experiment.Grid(reproduce.parse_args(arguments))
 
 

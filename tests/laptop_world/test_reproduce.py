@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gridclip.evaluation import read_results, write_results
+from gridclip.data import open_dataset
+from gridclip.evaluation import OpenVocabularyEvaluator, read_results, write_results
 from laptop_world import experiment, reproduce
 from laptop_world.shapes import generate_shapes
 from laptop_world.tables import laptop_time_table
@@ -143,11 +144,14 @@ def test_curves_count_what_comes_before_a_training(whole_grid, tmp_path):
         record = task.open_record()
         record.seconds = 60.0
         record.write()
+    shapes = tmp_path / "shapes"
+    data = open_dataset(json=shapes / "shapes_test_val.json", images=shapes)
+    protocol = OpenVocabularyEvaluator(data).protocol()
     for task in [*whole_grid.runs.values(), *whole_grid.lengths.values()]:
         folder, cfg = Path(task.folder), task.identity["config"]
         seed, steps = cfg["train"]["seed"], cfg["train"]["max_iter"]
         metrics = {name: 10.0 * seed for name in ("AP", "APr", "APf")}
-        write_results(folder, {"bbox": metrics}, dataset_name="shapes_test_val", num_images=4)
+        write_results(folder, {"bbox": metrics}, protocol=protocol, data=data, num_images=4)
         (folder / "metrics.json").write_text(json.dumps({"iteration": 19, "time": 60 / steps}))
     reproduce.write_curves(whole_grid, tmp_path)
     curves = json.loads((tmp_path / "laptop_world_time.json").read_text())

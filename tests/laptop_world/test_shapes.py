@@ -9,15 +9,16 @@ import clip
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data.datasets import load_lvis_json
 from detectron2.structures import Boxes, Instances
 from lvis import LVIS
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from gridclip.data.datasets import check_annotations_exist
-from gridclip.evaluation import OpenVocabularyLVISEvaluator
+from gridclip.data import all_records, federated_weights, training_records
+from gridclip.evaluation import OpenVocabularyEvaluator
+from laptop_world.experiment import PROJECT
 from laptop_world.shapes import (
     ALL_NAMES,
     AXES,
@@ -26,7 +27,7 @@ from laptop_world.shapes import (
     build_scene,
     generate_shapes,
     load_world,
-    register_shapes,
+    novel_names,
     render,
 )
 from laptop_world.shapes.dataset import _categories as categories_of
@@ -41,7 +42,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
+    root = tmp_path_factory.mktemp("datasets") / "shapes"
     return root, generate_shapes("dev", root, train=40, val=48, size=SIZE)
 
 
@@ -52,12 +53,16 @@ def block():
 
 
 @pytest.fixture
-def registered(generated):
-    register_shapes(generated[0], "dev")
-    yield generated[0]
-    for split in ("train", "base", "val"):
-        DatasetCatalog.remove(f"shapes_dev_{split}")
-        MetadataCatalog.remove(f"shapes_dev_{split}")
+def described(generated, monkeypatch):
+    """The configs' description of the generated training and validation pictures."""
+    return describe(generated[0].parent, "dev", monkeypatch)
+
+
+def describe(datasets, world, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
+    cfg = LazyConfig.load(str(PROJECT / "configs/common/shapes.py"))
+    cfg.shapes.world = world
+    return [instantiate(cfg.data[part]) for part in ("train", "val")]
 
 
 def load(path) -> dict:
@@ -281,50 +286,64 @@ def test_clipping_keeps_the_part_inside():
     assert clip_to_unit_square(diamond + 5).shape == (0, 2)
 
 
-# -- catalogs and evaluation
+# -- description and evaluation
 
 
-def test_registers_train_base_and_val(registered):
-    train, base, val = (DatasetCatalog.get(f"shapes_dev_{s}") for s in ("train", "base", "val"))
-    metadata = MetadataCatalog.get("shapes_dev_base")
+def test_the_configs_describe_training_and_validation(described, generated):
+    train, val = described
     world = load_world("dev")
-    assert metadata.thing_classes == ["_".join(n) for n in world.names]
-    assert metadata.novel_axes == world.novel_axes
-    assert metadata.novel_classes == sorted(i for ids in world.novel_axes.values() for i in ids)
-    novel = set(metadata.novel_classes)
-    assert all(metadata.class_image_count[i]["image_count"] == 0 for i in novel)
+    for data in described:
+        assert data.names == tuple(" ".join(n) for n in world.names)
+        assert data.novel_classes == tuple(world.novel_classes)
+        assert data.federated and data.metrics == "lvis"
+        assert not data.missing_pictures
+    assert val.groups == {axis: tuple(ids) for axis, ids in world.novel_axes.items()}
+    assert sorted(i for ids in val.groups.values() for i in ids) == world.novel_classes
+    categories = load(generated[1].json_files["train"])["categories"]
+    assert train.image_counts.tolist() == [c["image_count"] for c in categories]
+    novel = set(train.novel_classes)
+    weights = federated_weights(train)
+    assert all(weights[i] == 0 for i in novel)
+    base_counts = [float(train.image_counts[i]) for i in train.base_classes]
+    assert weights[train.base_classes].tolist() == pytest.approx(np.sqrt(base_counts))
 
-    assert (len(train), len(base), len(val)) == (40, 40, 48)
-    found = {a["category_id"] for r in train for a in r["annotations"]}
+    everything, base, val_records = all_records(train), training_records(train), all_records(val)
+    assert (len(everything), len(base), len(val_records)) == (40, 40, 48)
+    found = {a["category_id"] for r in everything for a in r["annotations"]}
     assert found & novel
     for record in base:
         assert novel.isdisjoint(a["category_id"] for a in record["annotations"])
-        assert novel.isdisjoint(i - 1 for i in record["neg_category_ids"])
-    with Image.open(val[0]["file_name"]) as image:
-        assert image.size == (val[0]["width"], val[0]["height"]) == (SIZE, SIZE)
-    register_shapes(registered, "dev")  # again
+        assert novel.isdisjoint(record["negative_classes"].tolist())
+    with Image.open(val_records[0]["file_name"]) as image:
+        size = val_records[0]["width"], val_records[0]["height"]
+        assert image.size == size == (SIZE, SIZE)
 
 
-def test_registering_what_is_not_there_names_the_fix(tmp_path):
-    register_shapes(tmp_path, "test")
-    for use in (DatasetCatalog.get, check_annotations_exist):
-        with pytest.raises(
-            FileNotFoundError, match=r"laptop_world\.generate --world test --output"
-        ):
-            use("shapes_test_base")
+@pytest.mark.parametrize("world", WORLDS)
+def test_novel_names_are_those_of_the_world(world):
+    loaded = load_world(world)
+    novel = ["_".join(loaded.names[i]) for i in loaded.novel_classes]
+    assert sorted(novel_names(world)) == sorted(novel)
 
 
-def test_perfect_detections_have_ap_100(registered):
-    evaluator = OpenVocabularyLVISEvaluator("shapes_dev_val", distributed=False)
+def test_a_world_that_is_not_there_names_the_fix(tmp_path, monkeypatch):
+    fix = rf"laptop_world\.generate --world test --output {tmp_path}/shapes"
+    with pytest.raises(FileNotFoundError, match=rf"shapes_test_train\.json\. .*{fix}"):
+        describe(tmp_path, "test", monkeypatch)
+
+
+def test_perfect_detections_have_ap_100(described):
+    evaluator = OpenVocabularyEvaluator(described[1])
     evaluator.reset()
-    for record in DatasetCatalog.get("shapes_dev_val"):
+    for record in all_records(described[1]):
         boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         instances = Instances((SIZE, SIZE), pred_boxes=Boxes(boxes), scores=torch.ones(len(boxes)))
         instances.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
         evaluator.process([record], [{"instances": instances}])
     metrics = evaluator.evaluate()["bbox"]
-    for name in ("AP", "AP50", "APr", "APc", "AP_novel", "AP_base"):
+    names = ("AP", "AP50", "APr", "APc", "AP_novel", "AP_base")
+    for name in (*names, *(f"APr_{axis}" for axis in AXES)):
         assert metrics[name] == pytest.approx(100), name
 
 

@@ -1,5 +1,5 @@
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import precompute
 from gridclip.data.embedding_store import EmbeddingStore
@@ -15,8 +15,10 @@ def dataset(root, request):
         for file in sorted((root / "coco" / "train2017").iterdir())
     ]
     DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = ["thing"]
     yield name
     DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 @pytest.fixture

@@ -57,6 +57,24 @@ def test_makes_a_store_and_says_what_it_did(dataset, archive, tmp_path, capsys):
     assert "this run: 0 images" in capsys.readouterr().out
 
 
+def test_annotations_and_a_folder_make_the_same_store(root, archive, tmp_path):
+    """--json and --images in place of --dataset."""
+    file = root / "lvis" / "lvis_v1_train.json"
+    output = ["--clip", str(archive), "--output", str(tmp_path / "store")]
+    options = ["images", "--json", str(file), "--images", str(root / "coco"), *output]
+    assert script.main([*options, "--device", "cpu", "--num-workers", "0"]) == 0
+    store = EmbeddingStore.open(tmp_path / "store")
+    assert store.manifest.dataset == "lvis_v1_train.json"
+    assert store.manifest.image_ids == tuple(IDS)
+    with pytest.raises(SystemExit, match="error: .*give a file and a folder"):
+        script.main(["images", "--json", str(file), *output])
+    with pytest.raises(SystemExit, match="error: no data set: give a file and a folder"):
+        script.main(["images", *output])
+    gone = str(tmp_path / "gone.json")
+    with pytest.raises(SystemExit, match="not at .*gone.json.*DETECTRON2_DATASETS"):
+        script.main(["images", "--json", gone, "--images", str(root), *output])
+
+
 def test_no_mirror(dataset, archive, tmp_path):
     assert script.main(arguments(dataset, archive, tmp_path / "store", "--no-mirror")) == 0
     store = EmbeddingStore.open(tmp_path / "store")

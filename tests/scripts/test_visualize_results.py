@@ -1,21 +1,20 @@
 import json
-import uuid
+import os
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_lvis_instances
 from PIL import Image
 
 import visualize_results
-from gridclip.evaluation import write_results
+from gridclip.data import open_dataset
+from gridclip.evaluation import OpenVocabularyEvaluator, write_results
 
 RARE, FREQUENT = 1, 3  # category ids
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Two registered images with a box each, of a frequent and of a rare category."""
+    """Two images with a box each, of a frequent and of a rare category, which is novel."""
     root = tmp_path / "datasets"
     (root / "val2017").mkdir(parents=True)
     images, annotations = [], []
@@ -46,11 +45,7 @@ def dataset(tmp_path):
     json_file.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories})
     )
-    name = f"lvis_v1_{uuid.uuid4().hex}"
-    register_lvis_instances(name, {}, str(json_file), f"{root}/")
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return open_dataset(json=json_file, images=root, novel="rare")
 
 
 @pytest.fixture
@@ -60,10 +55,15 @@ def output_dir(tmp_path):
     return path
 
 
-def leave_predictions(folder):
-    folder.mkdir(exist_ok=True)
-    box = {"image_id": 2, "category_id": RARE, "bbox": [8, 8, 30, 20], "score": 0.75}
-    (folder / "lvis_instances_results.json").write_text(json.dumps([box]))
+def leave_predictions(folder, name="lvis_instances_results.json", image_id=2):
+    box = {"image_id": image_id, "category_id": RARE, "bbox": [8, 8, 30, 20], "score": 0.75}
+    (folder / name).write_text(json.dumps([box]))
+    return folder / name
+
+
+def leave_results(folder, dataset):
+    protocol, metrics = OpenVocabularyEvaluator(dataset).protocol(), {"bbox": {"AP": 1.0}}
+    write_results(folder, metrics, protocol=protocol, data=dataset, num_images=2)
 
 
 def leave_metrics(folder):
@@ -72,15 +72,11 @@ def leave_metrics(folder):
 
 
 def test_writes_pictures_and_losses(dataset, output_dir, capsys):
-    leave_predictions(output_dir / "inference")
+    predictions = json.loads(leave_predictions(output_dir).read_text())
+    predictions.append({**predictions[0], "image_id": 1})
+    (output_dir / "lvis_instances_results.json").write_text(json.dumps(predictions))
     leave_metrics(output_dir)
-    write_results(
-        output_dir,
-        {"bbox": {"AP": 1.0}},
-        dataset_name=dataset,
-        num_images=3,
-        novel_classes=[RARE - 1],
-    )
+    leave_results(output_dir, dataset)
     visualize_results.main([str(output_dir), "--max-images", "1"])
 
     # The novel category comes first.
@@ -94,22 +90,41 @@ def test_writes_pictures_and_losses(dataset, output_dir, capsys):
     ]
 
 
-def test_dataset_given_without_results_and_metrics(dataset, output_dir, capsys):
+def test_without_metrics(dataset, output_dir, capsys):
     leave_predictions(output_dir)
-    visualize_results.main([str(output_dir), "--dataset", dataset, "--score-threshold", "0.5"])
+    leave_results(output_dir, dataset)
+    visualize_results.main([str(output_dir), "--score-threshold", "0.5"])
     # The other image was not looked at, as far as the predictions tell.
     assert len([*(output_dir / "pictures").iterdir()]) == 1
     assert "metrics.json" in capsys.readouterr().err
     assert not (output_dir / "losses.png").exists()
 
 
-def test_novel_classes_by_metadata_or_frequency(dataset, capsys):
-    assert visualize_results.find_novel_classes(dataset, 0) == []
-    assert visualize_results.find_novel_classes(dataset, 1) == [RARE - 1]
-    assert visualize_results.find_novel_classes(dataset, 2) == []
-    assert "results.json says 2" in capsys.readouterr().err
-    MetadataCatalog.get(dataset).set(novel_classes=[1, 3])
-    assert visualize_results.find_novel_classes(dataset, 2) == [1, 3]
+def test_what_is_drawn_as_novel_is_what_the_evaluation_left_out(dataset, output_dir, monkeypatch):
+    """Not what the file calls rare."""
+    seen = []
+    monkeypatch.setattr(
+        visualize_results,
+        "draw_detections",
+        lambda records, data, *_, **__: seen.append(data) or [],
+    )
+    leave_predictions(output_dir)
+    where = {key: dataset.arguments[key] for key in ("json", "images")}
+    for novel in (None, [], ["thing 2", "thing 4"], "rare"):
+        leave_results(output_dir, open_dataset(**where, novel=novel))
+        visualize_results.main([str(output_dir)])
+    assert [data.novel_classes for data in seen] == [None, (), (1, 3), (RARE - 1,)]
+
+
+def test_of_several_evaluations_the_last_is_drawn(dataset, output_dir):
+    leave_results(output_dir, dataset)
+    old = leave_predictions(output_dir, "lvis_instances_results.json", image_id=1)
+    new = leave_predictions(output_dir, "coco_instances_results.json", image_id=2)
+    os.utime(old, (1, 1))
+    visualize_results.main([str(output_dir)])
+    assert [p.name for p in (output_dir / "pictures").iterdir()] == [f"{2:012}.jpg"]
+    os.utime(new, (0, 0))
+    assert visualize_results.find_predictions(output_dir) == old
 
 
 def test_errors_name_what_is_missing(dataset, output_dir):
@@ -117,13 +132,16 @@ def test_errors_name_what_is_missing(dataset, output_dir):
         with pytest.raises(SystemExit, match=message):
             visualize_results.main([str(output_dir), *arguments])
 
-    fails(r"No lvis_instances_results\.json in .*output")
+    fails(r"No \*_instances_results\.json in .*output: evaluate first")
     leave_predictions(output_dir)
     fails(r"results\.json does not exist")
-    fails("nowhere", "--dataset", "nowhere")
-    json_file = Path(MetadataCatalog.get(dataset).json_file)
+    leave_results(output_dir, dataset)
+    picture = Path(dataset.file_name(0))
+    picture.rename(picture.with_suffix(".away"))
+    fails(rf"1 of the 2 pictures of .*annotations\.json are missing, the first .*{picture.name}")
+    json_file = Path(dataset.arguments["json"])
     json_file.rename(json_file.with_suffix(".away"))
-    fails(r"annotations\.json.*DETECTRON2_DATASETS", "--dataset", dataset)
+    fails(r"annotations\.json.*DETECTRON2_DATASETS")
     (output_dir / "results.json").write_text("{}")
     fails(r"results\.json has no metrics")
     assert not (output_dir / "pictures").exists()

@@ -52,7 +52,8 @@ def test_text_needs_no_stores(chain):
 
 def test_proposals_are_of_all_images_in_their_own_pixels(chain, world):
     store = ProposalStore.open(chain("vild", "x").clip.proposals)
-    assert store.manifest.dataset == "world_train" and store.manifest.max_proposals == 5
+    manifest = store.manifest
+    assert (manifest.dataset, manifest.max_proposals) == ("annotations.json", 5)
     assert store.counts.tolist() == [5] * 12
     for image_id in store.manifest.image_ids:
         boxes, _ = store.lookup(image_id)
@@ -94,8 +95,9 @@ def test_trains_evaluates_and_answers_own_words(chain, variant, world):
 
 def test_batches_carry_regions_and_no_novel_category(chain):
     cfg = chain("vild", "batches")
-    prepare_text_embeddings(cfg)
-    prepare_embeddings(cfg)
+    train = instantiate(cfg.data.train)
+    prepare_text_embeddings(cfg, train)
+    prepare_embeddings(cfg, train)
     iterator, seen = iter(instantiate(cfg.dataloader.train)), Counter()
     for _ in range(6):
         for x in next(iterator):
@@ -111,7 +113,7 @@ def test_region_embeddings_want_proposals(chain, tmp_path):
     with pytest.raises(
         StoreError, match="(?s)precompute.py proposals.*base categories.*train_net.py"
     ):
-        prepare_embeddings(cfg)
+        prepare_embeddings(cfg, instantiate(cfg.data.train))
     assert not (tmp_path / "none").exists()
 
 
@@ -121,7 +123,7 @@ def test_region_embeddings_want_the_text_embeddings_teacher(chain, make_clip, tm
     cfg.clip.region_embeddings = str(tmp_path / "regions")
     TextEmbeddings.load(cfg.clip.text_embeddings)  # of the first teacher
     with pytest.raises(ValueError, match="is of CLIP model .*compute one of them anew"):
-        prepare_embeddings(cfg)
+        prepare_embeddings(cfg, instantiate(cfg.data.train))
 
 
 @pytest.fixture

@@ -89,7 +89,8 @@ def text_embeddings(cfg: DictConfig) -> TextEmbeddings:
     file = Path(cfg.model.classifier.text_embeddings)
     if file.is_file():
         return TextEmbeddings.load(file)
-    count = len(load_categories(cfg.clip.names))
+    names = cfg.clip.names
+    count = len(instantiate(cfg.data.train).names if names is None else load_categories(names))
     return random_text_embeddings(count, cfg.model.classifier.embed_dim)
 
 
@@ -101,11 +102,16 @@ def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
 
 
 def from_config(config: Path) -> nn.Module:
-    """GridCLIP or ViLD."""
-    cfg = load_config(config)
+    """GridCLIP or ViLD. The annotations need not be there: what the config takes from them, and
+    what does not change the speed, is made up."""
+    cfg, words = load_config(config), text_embeddings(load_config(config))
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
-    classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings(cfg)}
-    return instantiate({**cfg.model, "classifier": classifier})
+    model, classifier = {**cfg.model}, {**cfg.model.classifier, "text_embeddings": words}
+    if model.get("federated_weights") is not None:
+        model["federated_weights"] = torch.ones(len(words))
+    if "novel_classes" in classifier:  # a training step leaves them out: as many as in LVIS
+        classifier["novel_classes"] = range(len(words) * 337 // 1203)
+    return instantiate({**model, "classifier": classifier})
 
 
 def fcos_like(config: Path) -> nn.Module:

@@ -174,8 +174,11 @@ class _CompleteCheckpointer(GridCLIPCheckpointer):
 
 
 def _prepare_training_vocabulary(cfg: DictConfig) -> None:
-    """Its file of text embeddings holds its names; only without it the data are read."""
-    if Path(cfg.model.classifier.text_embeddings).is_file():
+    """Its names are ``clip.names``, or in its file of text embeddings; only without both of them
+    the data are read."""
+    if cfg.clip.names is not None:
+        prepare_text_embeddings(cfg, None)
+    elif Path(cfg.model.classifier.text_embeddings).is_file():
         check_text_embeddings(cfg)
     else:
         prepare_text_embeddings(cfg, instantiate(cfg.data.train))

@@ -80,7 +80,6 @@ class Demo:
 
     @property
     def cfg(self) -> DictConfig:
-        """Also registers the data sets."""
         return LazyConfig.apply_overrides(LazyConfig.load(str(CONFIG)), self.config_overrides)
 
 

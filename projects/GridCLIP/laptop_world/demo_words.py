@@ -69,8 +69,8 @@ def search_pictures(
 
 
 def is_called(category: str, word: str) -> bool:
-    """Whether a category's name, "plain_red_star", has every word of a phrase, "red star"."""
-    return set(word.split()) <= set(category.split("_"))
+    """Whether a category's name, "plain red star", has every word of a phrase, "red star"."""
+    return set(word.split()) <= set(category.split())
 
 
 def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -> bool | None:
@@ -79,7 +79,7 @@ def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -
     Args:
         word: a word or a phrase.
         box: (4,) float32 XYXY in pixels.
-        record: the picture's, in detectron2's format.
+        record: the picture's, of :class:`gridclip.data.records.Records`.
         names: of all categories.
 
     Returns:

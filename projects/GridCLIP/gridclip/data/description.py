@@ -179,7 +179,7 @@ def open_dataset(
             read = _read_json(dataset, path, images, hint, *_stamp(path, dataset, hint))
             _fill_metadata(metadata, read.file)
         else:
-            read = _read_records(dataset, load)
+            read = _read_records(dataset, load, hint)
     else:
         name = Path(str(json)).name
         read = _read_json(name, str(json), str(images), hint, *_stamp(str(json), name, hint))
@@ -223,8 +223,12 @@ def _read_json(name: str, path: str, images: str, hint: str, *stamp: int) -> _Re
 
 
 @lru_cache(maxsize=4)
-def _read_records(name: str, load: Callable[[], list[dict]]) -> _Read:
-    file = from_records(load(), MetadataCatalog.get(name))
+def _read_records(name: str, load: Callable[[], list[dict]], hint: str) -> _Read:
+    try:
+        records = load()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. {hint}") from error
+    file = from_records(records, MetadataCatalog.get(name))
     digest = hashlib.sha256(msgspec.json.encode(file)).hexdigest()
     return _Read(name, f"the registered data set '{name}'", "", {"dataset": name}, digest, file)
 

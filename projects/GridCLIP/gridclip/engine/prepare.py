@@ -55,8 +55,9 @@ def check_same_categories(train: DatasetDescription, val: DatasetDescription) ->
         )
 
 
-def prepare_text_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
-    """Compute the text embeddings of a data set's categories if their file is missing.
+def prepare_text_embeddings(cfg: DictConfig, data: DatasetDescription | None) -> None:
+    """Compute the text embeddings of a data set's categories if their file is missing. Without the
+    data set they are those of ``clip.names``.
 
     Without ``clip.weights`` they are random vectors, for a vocabulary that stays as it is.
 
@@ -64,17 +65,18 @@ def prepare_text_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
         ValueError: the file that is there is of other categories, templates, width or weights.
     """
     path, clip = Path(cfg.model.classifier.text_embeddings), cfg.clip
-    names = _vocabulary(cfg, data)
+    names = _category_names(cfg, data)
     if not path.is_file() and comm.is_main_process():
         if clip.weights is None:
             logger.info(f"No clip.weights: random text embeddings at {path}")
-            made = TextEmbeddings.random(data.names, cfg.model.classifier.embed_dim)
+            made = TextEmbeddings.random(names, cfg.model.classifier.embed_dim)
         else:
             logger.info(f"No text embeddings at {path}: computing them from {clip.weights}")
-            made = as_text_embeddings(names, clip.weights, clip.templates, device=cfg.train.device)
+            words = list(names) if clip.names is None else clip.names
+            made = as_text_embeddings(words, clip.weights, clip.templates, device=cfg.train.device)
         made.save(path)
     comm.synchronize()
-    check_text_embeddings(cfg, names=data.names)
+    check_text_embeddings(cfg, names=names)
 
 
 def check_text_embeddings(cfg: DictConfig, names: Sequence[str] | None = None) -> None:
@@ -97,12 +99,12 @@ def check_text_embeddings(cfg: DictConfig, names: Sequence[str] | None = None) -
         ) from error
 
 
-def _vocabulary(cfg: DictConfig, data: DatasetDescription) -> Sequence[str] | str:
-    """What CLIP's text encoder embeds: ``clip.names``, checked against the data set's names."""
-    if cfg.clip.names is None:
-        return list(data.names)
-    given = [category.name for category in load_categories(cfg.clip.names)]
-    if tuple(given) != data.names:
+def _category_names(cfg: DictConfig, data: DatasetDescription | None) -> tuple[str, ...]:
+    """Those of the data set, which ``clip.names`` must agree with where both are given."""
+    if data is not None and cfg.clip.names is None:
+        return data.names
+    given = tuple(category.name for category in load_categories(cfg.clip.names))
+    if data is not None and given != data.names:
         pairs = zip(given, data.names, strict=False)
         differ = [(i, a, b) for i, (a, b) in enumerate(pairs) if a != b]
         first = "number {}: '{}' and '{}'".format(*differ[0]) if differ else "the number of names"
@@ -111,7 +113,7 @@ def _vocabulary(cfg: DictConfig, data: DatasetDescription) -> Sequence[str] | st
             f"{len(data.names)} categories; they first differ in {first}. Leave clip.names out: "
             "the names are those of the data."
         )
-    return cfg.clip.names
+    return given
 
 
 def _sha256_of_clip(source: str | None) -> str | None:
