@@ -5,7 +5,6 @@ Every check takes the text of a page and yields its problems, as a person would 
 
 import ast
 import importlib
-import inspect
 import re
 import subprocess
 import textwrap
@@ -15,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from detectron2.config import LazyConfig
-from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from gridclip.settings import load_config as load_settings
 
 ROOT = Path(__file__).parents[1]
 PROJECT = ROOT / "projects/GridCLIP"
@@ -182,18 +182,11 @@ def load_config(name: str) -> DictConfig:
 
 def has_setting(cfg: DictConfig, key: str) -> bool:
     """Whether a config has a value for a key, or the class that it configures an argument."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not OmegaConf.is_config(node):
+    try:
+        load_settings(cfg, [f"{key}=null"])
+    except ValueError:
         return False
-    if name in node or "_target_" not in node:
-        return name in node
-    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
-    targets = target.__mro__ if inspect.isclass(target) else (target,)
-    return any(
-        name in inspect.signature(t.__init__ if inspect.isclass(t) else t).parameters
-        for t in targets
-    )
+    return True
 
 
 def message_problems(text: str) -> Iterator[str]:

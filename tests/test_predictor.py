@@ -340,16 +340,29 @@ def test_missing_weights_are_named(cfg, tmp_path):
 
 
 def test_weights_that_leave_the_detector_untrained_are_refused(cfg, folder, weights):
-    with pytest.raises(ValueError, match="tiny.pt lacks .*give the weights of a trained detector"):
+    with pytest.raises(
+        ValueError, match="tiny.pt holds a CLIP.*give a detector's weights by train.init_ch"
+    ):
         Predictor(cfg, folder / "tiny.pt")
     cfg.model.head.conv_dims = [64]
-    with pytest.raises(ValueError, match="detector.pth lacks .*head"):
+    with pytest.raises(ValueError, match="detector.pth holds another detector.*for head"):
         Predictor(cfg, weights)
+
+
+def test_weights_with_more_convolutions_than_the_config_are_refused(cfg, weights, folder, tmp_path):
+    longer = make_config(folder)
+    longer.model.head.conv_dims = [32, 32]
+    longer.model.federated_weights = None
+    GridCLIPCheckpointer(build_model(longer), str(tmp_path)).save("longer")
+    with pytest.raises(ValueError, match="longer.pth holds another detector.*not nothing"):
+        Predictor(cfg, tmp_path / "longer.pth")
 
 
 def test_malformed_override_and_absent_device(cfg, weights):
     with pytest.raises(ValueError, match="'model.seed' is not an override"):
         Predictor(cfg, weights, overrides=["model.seed"])
+    with pytest.raises(ValueError, match="nearest is model.max_detections_per_image"):
+        Predictor(cfg, weights, overrides=["model.max_detections=7"])
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="No CUDA device .* take 'cpu'"):
             Predictor(cfg, weights, device="cuda")

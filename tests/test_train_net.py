@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.config import LazyConfig
+import torch
+from omegaconf import OmegaConf
 
 import train_net
 from gridclip.evaluation import read_results
+from gridclip.modeling import GridCLIP
+from gridclip.modeling.products import inner_products
+from gridclip.settings import load_config
 from world import draw_world
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +64,7 @@ def config_file(tmp_path, tiny_clip):
     return make
 
 
-def run(*arguments, ranks=1):
+def run(*arguments, ranks=1, code=0):
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
@@ -73,7 +77,7 @@ def run(*arguments, ranks=1):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.returncode == 0, process.stdout[-4000:]
+    assert process.returncode == code, process.stdout[-4000:]
     return process.stdout
 
 
@@ -119,24 +123,93 @@ def test_dry_run_by_command(config_file):
     assert not list(output.glob("*.pth")) and len(losses(output)) == 2
 
 
+@pytest.mark.slow
+def test_output_folder_of_any_name(config_file, tmp_path):
+    config, folder = config_file("run")
+    folder.mkdir()  # where the config writes the losses
+    output = tmp_path / "lauf=3 (neu), 'grün'"
+    run("--config-file", config, f"train.output_dir={output}", "train.max_iter=1")
+    assert read_results(output / "results.json")["iterations"] == 1
+    again = ("--config-file", config, "--eval-only", f"train.output_dir={output}/again")
+    run(*again, "MODEL.WEIGHTS", output / "model_final.pth")
+    assert read_results(output / "again/results.json")["weights"] == str(output / "model_final.pth")
+
+
+def refusal(*arguments):
+    """The line that a refused run prints; it has no traceback."""
+    printed = run(*arguments, code=1)
+    assert "Traceback" not in printed
+    lines = {line for line in printed.splitlines() if line.startswith("error: ")}
+    assert len(lines) == 1, printed[-4000:]
+    return lines.pop()
+
+
+@pytest.mark.slow
+def test_refusals_are_one_line(config_file):
+    config, output = config_file("run")
+    command = ("--config-file", config)
+    assert refusal("--config-file", "none.py") == "error: No config at 'none.py'."
+    for processes in ("1", "2"):
+        assert refusal(*command, "--num-gpus", processes, "train.max_itr=5") == (
+            "error: train.max_itr=5: there is no setting 'train.max_itr'; the nearest is "
+            "train.max_iter."
+        )
+    assert not output.exists()
+    assert "tiny.pt holds a CLIP model" in refusal(*command, "--eval-only")
+    diverged = refusal(*command, "optimizer.lr=1e30", "lr_multiplier.warmup_length=0")
+    assert diverged.startswith("error: training diverged at step 1:") and "(now 1e+30)" in diverged
+    assert not (output / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_slips_keep_their_traceback(tmp_path):
+    (tmp_path / "slip.py").write_text("train = dict(seed=int('x'))\n")
+    for ranks in ("1", "2"):
+        printed = run("--config-file", tmp_path / "slip.py", "--num-gpus", ranks, code=1)
+        assert "Traceback" in printed and "slip.py" in printed and "invalid literal" in printed
+
+
+def raised(call, *args) -> Exception:
+    with pytest.raises(Exception) as info:  # noqa: B017
+        call(*args)
+    return info.value
+
+
+def test_what_the_package_raises_is_for_the_user():
+    error = raised(load_config, "none.py")
+    assert isinstance(error, FileNotFoundError) and train_net.is_refusal(error)
+
+
+def test_what_a_slip_raises_keeps_its_traceback(tmp_path):
+    # In a line of the package, by torch.
+    error = raised(inner_products, torch.ones(2, 3), torch.ones(4, 5))
+    assert isinstance(error, RuntimeError) and not train_net.is_refusal(error)
+    # In a library below the package.
+    (tmp_path / "config.py").write_text("train = dict(seed=int('x'))")
+    error = raised(load_config, tmp_path / "config.py")
+    assert isinstance(error, ValueError) and not train_net.is_refusal(error)
+    # In the call of the package.
+    assert not train_net.is_refusal(raised(GridCLIP))
+    assert not train_net.is_refusal(ValueError("never raised"))
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["MODEL.WEIGHTS", "a b.pth"], {"train": {"init_checkpoint": "a b.pth"}}),
-        (["MODEL.WEIGHTS=clip://RN50"], {"train": {"init_checkpoint": "clip://RN50"}}),
-        (["MODEL.WEIGHTS", "it's=x.pth"], {"train": {"init_checkpoint": "it's=x.pth"}}),
+        (["MODEL.WEIGHTS", "a b.pth"], {"init_checkpoint": "a b.pth"}),
+        (["MODEL.WEIGHTS=clip://RN50"], {"init_checkpoint": "clip://RN50"}),
+        (["MODEL.WEIGHTS", "it's=x.pth"], {"init_checkpoint": "it's=x.pth"}),
+        (["MODEL.WEIGHTS", r"a\b\'c\\"], {"init_checkpoint": r"a\b\'c\\"}),
+        (["MODEL.WEIGHTS", "3"], {"init_checkpoint": "3"}),
         (
             ["train.max_iter=3", "MODEL.WEIGHTS", "a.pth"],
-            {"train": {"init_checkpoint": "a.pth", "max_iter": 3}},
+            {"init_checkpoint": "a.pth", "max_iter": 3},
         ),
     ],
 )
 def test_overrides(given, expected):
-    from omegaconf import OmegaConf
-
     cfg = OmegaConf.create({"train": {}})
-    LazyConfig.apply_overrides(cfg, train_net.translate_overrides(given))
-    assert cfg == expected
+    assert load_config(cfg, train_net.translate_overrides(given)).train == expected
 
 
 def test_bad_overrides_are_explained():

@@ -9,16 +9,23 @@ Settings are overridden as key=value, e.g. train.output_dir=output/run1 train.de
 """
 
 import argparse
+import dis
+import logging
 import os
+import re
+import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
+import gridclip
 from gridclip.distributed import leave_process_group
 from gridclip.engine import do_eval_only, do_train
+from gridclip.settings import load_config
 
 
 def translate_overrides(opts: list[str]) -> list[str]:
@@ -39,18 +46,45 @@ def translate_overrides(opts: list[str]) -> list[str]:
 
 
 def _quote(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # hydra takes backslashes as they are, except before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), value)
     return f"'{escaped}'"
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the product has raised an error itself, so that its message is enough. What a library
+    or a slip in the code raises needs its traceback."""
+    last = getattr(error, "__traceback__", None)
+    if not isinstance(error, OSError | ValueError | RuntimeError | ArithmeticError) or last is None:
+        return False
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    is_raise = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    return is_raise and Path(code.co_filename).is_relative_to(Path(gridclip.__file__).parent)
+
+
+def shorten(record: logging.LogRecord) -> bool:
+    """Have detectron2 log what a training raises without the traceback of a refusal."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, FloatingPointError) or is_refusal(error):
+        record.msg, record.exc_info = f"{record.msg} {error}", None
+    return True
+
+
 def main(args: argparse.Namespace) -> None:
-    cfg = LazyConfig.load(args.config_file)
-    cfg = LazyConfig.apply_overrides(cfg, translate_overrides(args.opts))
-    default_setup(cfg, args)
-    if args.eval_only:
-        do_eval_only(cfg)
-    else:
-        do_train(cfg, resume=args.resume, dry_run=args.dry_run)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(shorten)
+    try:
+        cfg = load_config(args.config_file, translate_overrides(args.opts))
+        default_setup(cfg, args)
+        if args.eval_only:
+            do_eval_only(cfg)
+        else:
+            do_train(cfg, resume=args.resume, dry_run=args.dry_run)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        sys.exit(f"error: {error}")
 
 
 def main_under_torchrun(args: argparse.Namespace) -> None:
@@ -84,11 +118,14 @@ if __name__ == "__main__":
     if "TORCHELASTIC_RUN_ID" in os.environ:
         main_under_torchrun(arguments)
     else:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
+        try:
+            launch(
+                main,
+                arguments.num_gpus,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(arguments,),
+            )
+        except ProcessExitedException as error:  # a process that was not killed has said why
+            sys.exit(str(error) if error.signal_name else error.exit_code)

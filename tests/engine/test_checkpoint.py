@@ -3,7 +3,9 @@
 import os
 import pickle
 from pathlib import Path
+from zipfile import ZipFile
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -12,6 +14,7 @@ from clip.model import convert_weights
 from detectron2.modeling.backbone import BasicStem, ResNet
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from gridclip.clip_weights import load_clip
@@ -198,13 +201,13 @@ def test_pickles_are_refused_unread(suffix, tmp_path):
 def test_code_in_a_checkpoint_is_refused(tmp_path):
     path, ran = tmp_path / "model.pth", tmp_path / "ran"
     torch.save({"model": {"head.weight": torch.ones(2, 4)}, "trainer": Code(ran)}, path)
-    with pytest.raises(ValueError, match="model.pth .*can't be read as weights"):
+    with pytest.raises(ValueError, match="model.pth can't be read .* it holds .* its state dict"):
         GridCLIPCheckpointer(Detector()).load(str(path))
     assert not ran.exists()
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(AssertionError, match="none.pth not found"):
+    with pytest.raises(FileNotFoundError, match="No weights at '.*none.pth'"):
         GridCLIPCheckpointer(Detector()).load(str(tmp_path / "none.pth"))
 
 
@@ -290,12 +293,110 @@ def test_weights_alone_leave_the_optimizer_alone(tmp_path):
     assert not other.optimizer.state_dict()["state"]
 
 
-def test_bare_weights_of_a_detector(tmp_path):
-    run = Run(tmp_path)
-    torch.save(run.model.state_dict(), tmp_path / "weights.pth")
-    other = Detector()
-    GridCLIPCheckpointer(other).load(str(tmp_path / "weights.pth"))
-    assert_equal(other.state_dict(), run.model.state_dict())
+def save_with_state_dict(model, path):
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
+
+
+def save_wrapped_in_ddp(model, path):
+    torch.save({f"module.{key}": value for key, value in model.state_dict().items()}, path)
+
+
+def save_with_numpy_scalar(model, path):
+    """As a training script does that keeps its best value."""
+    torch.save({"model": model.state_dict(), "best": np.float64(0.5), "n": np.int64(3)}, path)
+
+
+DETECTOR_FORMATS = {
+    "bare.pth": lambda model, path: torch.save(model.state_dict(), path),
+    "weights.safetensors": lambda model, path: save_file(model.state_dict(), path),
+    "lightning.ckpt": save_with_state_dict,
+    "ddp.pth": save_wrapped_in_ddp,
+    "scalar.pth": save_with_numpy_scalar,
+}
+
+
+@pytest.mark.parametrize("file_name", DETECTOR_FORMATS)
+def test_weights_of_a_detector_in_every_format(file_name, tmp_path, monkeypatch):
+    trained, model = Detector(), Detector()
+    DETECTOR_FORMATS[file_name](trained, tmp_path / file_name)
+    reads = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kw: reads.append(1) or load(*args, **kw))
+    GridCLIPCheckpointer(model, trained=True).load(str(tmp_path / file_name))
+    assert_equal(model.state_dict(), trained.state_dict())
+    assert len(reads) == (not file_name.endswith("safetensors"))  # a large file is read once
+
+
+def test_numpy_1s_name_of_a_scalar(tmp_path):
+    """numpy 1 had it in numpy.core, which numpy 2 calls numpy._core."""
+    save_with_numpy_scalar(Detector(), tmp_path / "new.pth")
+    with ZipFile(tmp_path / "new.pth") as new, ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core", b"numpy.core"))
+    assert b"numpy._core" not in (tmp_path / "old.pth").read_bytes()
+    GridCLIPCheckpointer(Detector()).load(str(tmp_path / "old.pth"))
+
+
+def taller(state_dict):
+    return state_dict | {"head.weight": torch.ones(3, 4)}
+
+
+def without_bias(state_dict):
+    return {key: value for key, value in state_dict.items() if key != "head.bias"}
+
+
+def with_more(state_dict):
+    return state_dict | {"tower.0.weight": torch.ones(2)}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (taller, r"head.weight it has \(3, 4\), not \(2, 4\)"),
+        (without_bias, r"head.bias it has nothing, not \(2,\)"),
+        (with_more, r"tower.0.weight it has \(2,\), not nothing"),
+    ],
+)
+def test_weights_of_another_detector_are_refused(change, difference, trained, tmp_path):
+    torch.save({"model": change(Detector().state_dict()), "iteration": 3}, tmp_path / "other.pth")
+    model = Detector()
+    before = snapshot(model)
+    message = f"other.pth holds another detector .*1 of the tensors differ.*{difference}.*config"
+    with pytest.raises(ValueError, match=message):
+        GridCLIPCheckpointer(model, trained=trained).load(str(tmp_path / "other.pth"))
+    assert_equal(model.state_dict(), before)
+
+
+def test_what_is_not_learned_need_not_be_in_a_file(tmp_path):
+    trained, model = Detector(), Detector()
+    model.register_buffer("loss_normalizer", torch.tensor(3.0))
+    weights = {k: v for k, v in trained.state_dict().items() if "num_batches_tracked" not in k}
+    assert len(weights) < len(trained.state_dict())
+    torch.save(weights | {"pixel_mean": torch.ones(3)}, tmp_path / "part.pth")
+    GridCLIPCheckpointer(model, trained=True).load(str(tmp_path / "part.pth"))
+    assert torch.equal(model.head.weight, trained.head.weight) and model.loss_normalizer == 3
+
+
+def test_averaged_weights_of_another_detector_are_refused(tmp_path):
+    trained = Detector()
+    average = {f"module.{key}": value for key, value in taller(trained.state_dict()).items()}
+    content = {"model": trained.state_dict(), "ema": average | {"n_averaged": torch.tensor(1)}}
+    torch.save(content, tmp_path / "other.pth")
+    model = Detector()
+    before = snapshot(model)
+    checkpointer = GridCLIPCheckpointer(model, ema=AveragedModel(model))
+    with pytest.raises(ValueError, match="another detector.*head.weight it has"):
+        checkpointer.load(str(tmp_path / "other.pth"))
+    assert_equal(model.state_dict(), before)
+
+
+def test_a_backbone_is_no_trained_detector(archive, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    files = {str(archive): "holds a CLIP model", str(tmp_path / "resnet18.pth"): "holds a ResNet"}
+    for path, message in (files | {"": "No weights are given"}).items():
+        with pytest.raises(ValueError, match=f"{message}.*train.init_checkpoint="):
+            GridCLIPCheckpointer(Detector(), trained=True).load(path)
 
 
 def write_half_and_fail(error):

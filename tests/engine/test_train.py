@@ -1,3 +1,6 @@
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -217,12 +220,6 @@ def test_evaluation_in_half_precision(world_config, monkeypatch):
         do_test(cfg, model, evaluator)
 
 
-def test_missing_gpu_is_said(world_config, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match=r"train\.device=cpu"):
-        build_model(world_config(device="cuda"))
-
-
 def test_config_written_by_a_run_can_be_loaded(world_config):
     cfg = world_config(max_iter=1)
     prepare_text_embeddings(cfg, instantiate(cfg.data.train))
@@ -253,3 +250,26 @@ def test_checkpoint_without_averaged_weights_is_refused(world_config):
     cfg.train.ema.enabled = True
     with pytest.raises(ValueError, match="no averaged weights"):
         do_eval_only(cfg)
+
+
+@pytest.mark.parametrize("weights", ["clip", ""])
+def test_evaluation_without_a_detector_is_refused(world_config, weights):
+    cfg = world_config()
+    if not weights:
+        cfg.train.init_checkpoint = ""
+    message = "tiny.pt holds a CLIP model.*" if weights else "No weights are given.*"
+    with pytest.raises(ValueError, match=message + "train.init_checkpoint=path/to/model_final.pth"):
+        do_eval_only(cfg)
+    assert not Path(cfg.train.output_dir, "results.json").exists()
+
+
+def test_weights_of_other_towers_are_refused_everywhere(world_config):
+    """In evaluation, as the start of a training, and when a run is resumed."""
+    cfg = world_config(max_iter=1, eval_period=0)
+    do_train(cfg)
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    cfg.train.max_iter = 2
+    cfg.model.head.conv_dims = [64, 64]
+    for run in (do_eval_only, do_train, partial(do_train, resume=True)):
+        with pytest.raises(ValueError, match="model_final.pth holds another.*it has nothing, not"):
+            run(cfg)

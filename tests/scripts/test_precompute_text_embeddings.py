@@ -82,6 +82,6 @@ def test_arguments_that_do_not_fit(args, message, capsys):
 
 def test_errors_are_one_line_and_write_nothing(names, tmp_path):
     output = tmp_path / "text.safetensors"
-    with pytest.raises(SystemExit, match="error: No CLIP weights at .*none.pt"):
+    with pytest.raises(SystemExit, match="error: No weights at .*none.pt"):
         run("--names", names, "--clip", tmp_path / "none.pt", "--output", output)
     assert not output.exists()

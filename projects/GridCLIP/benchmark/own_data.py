@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.utils.env import seed_all_rng
@@ -26,6 +25,7 @@ from gridclip.evaluation import read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
 from gridclip.modeling import CLIPFPN, GridHead, TextClassifier
+from gridclip.settings import load_config
 
 from .environment import environment
 
@@ -111,8 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", required=True, type=Path, metavar="FILE")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     args = parser.parse_args(argv)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    record = compare(cfg)
+    record = compare(load_config(args.config_file, args.opts))
     write_json(args.json, record, indent=1)
     for name, metrics in (("GridCLIP", record["metrics"]), ("FCOS", record["fcos"]["metrics"])):
         print(f"{name}: AP {metrics['AP']:.1f}, AP50 {metrics['AP50']:.1f}")

@@ -6,12 +6,14 @@ knows one format only.
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from clip.model import CLIP, build_model
 from detectron2.utils.file_io import PathManager
@@ -22,6 +24,11 @@ from gridclip.clip_models import CLIP_RESNETS, openai_name
 
 # Scalars that OpenAI's archives store beside the weights.
 _ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")
+
+# What a numpy scalar, such as a best AP, is pickled as by numpy 2 and 1. It runs no code.
+_scalar: Any = np.float64().__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+_NUMPY_SCALARS += [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
 
 
 @dataclass(frozen=True)
@@ -53,37 +60,38 @@ def read_clip_checkpoint(source: str | os.PathLike) -> CLIPCheckpoint:
         ValueError: the file is truncated, not a checkpoint, or not CLIP's.
     """
     path = clip_file(source)
-    state_dict = _strip_wrappers(_read_tensors(path), path)
-    state_dict = {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in state_dict.items()
-        if key not in _ARCHIVE_SCALARS
-    }
-    if "visual.conv1.weight" not in state_dict:
-        known = ", ".join(sorted(state_dict)[:3])
+    tensors = bare_state_dict(read_weights(path), path)
+    if (checkpoint := as_clip_checkpoint(tensors, path)) is None:
+        known = ", ".join(sorted(tensors)[:3])
         raise ValueError(
             f"{path} holds no CLIP model: no 'visual.conv1.weight' among its "
-            f"{len(state_dict)} entries ({known}, ...)."
+            f"{len(tensors)} entries ({known}, ...)."
         )
-    sha256 = sha256_of_file(path)
-    return CLIPCheckpoint(state_dict, openai_name(sha256) or path.stem, sha256)
+    return checkpoint
 
 
 def clip_file(source: str | os.PathLike) -> Path:
-    """The local file of a source of :func:`read_clip_checkpoint`, downloaded if need be. Raises
+    """The local file of weights, CLIP's or a detector's, downloaded if need be. Raises
     FileNotFoundError if there is none."""
     path = Path(PathManager.get_local_path(os.fspath(source)))
     if not path.is_file():
-        raise FileNotFoundError(f"No CLIP weights at {path}.")
+        raise FileNotFoundError(f"No weights at '{path}'.")
     return path
 
 
-def is_clip_checkpoint(path: str | os.PathLike) -> bool:
-    """Whether a local file is of a kind that :func:`read_clip_checkpoint` reads."""
-    path = Path(path)
-    if path.suffix == ".safetensors" or _is_torchscript(path):
-        return True
-    return "visual.conv1.weight" in _strip_wrappers(_read_tensors(path), path)
+def as_clip_checkpoint(tensors: dict[str, Tensor], path: Path) -> CLIPCheckpoint | None:
+    """The CLIP model among a file's tensors, if they are one."""
+    if "attnpool.positional_embedding" in tensors:  # a ModifiedResNet's own state dict
+        tensors = {f"visual.{key}": value for key, value in tensors.items()}
+    if "visual.conv1.weight" not in tensors:
+        return None
+    state_dict = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key not in _ARCHIVE_SCALARS
+    }
+    sha256 = sha256_of_file(path)
+    return CLIPCheckpoint(state_dict, openai_name(sha256) or path.stem, sha256)
 
 
 def load_clip(
@@ -132,14 +140,22 @@ def sha256_of_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_tensors(path: Path) -> Any:
+def read_weights(path: Path) -> Any:
+    """What a TorchScript archive, a ``.safetensors`` file or a file of ``torch.save`` holds. Raises
+    ValueError if it is damaged, or if anything in it could run code."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         if _is_torchscript(path):
             return torch.jit.load(path, map_location="cpu").state_dict()
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own exception for a damaged file
+        if foreign := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
+            raise ValueError(
+                f"{path} can't be read as weights: beside tensors it holds {foreign[1]}, which may "
+                "run code when read. Load it where you trust it, and save its state dict alone."
+            ) from error
         size = path.stat().st_size
         raise ValueError(
             f"{path} ({size:,} bytes) can't be read as weights: it is truncated, or not a "
@@ -147,21 +163,18 @@ def _read_tensors(path: Path) -> Any:
         ) from error
 
 
+def bare_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """A file's tensors without what training scripts wrap around them: open_clip's "state_dict",
+    detectron2's "model", DDP's "module.". Raises ValueError if there is no state dict."""
+    if isinstance(loaded, Mapping):
+        loaded = loaded.get("state_dict", loaded.get("model", loaded))
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict.")
+    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, Tensor)}
+
+
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _strip_wrappers(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Undo what training scripts wrap around a state dict: open_clip's and DDP's."""
-    if isinstance(loaded, Mapping):
-        loaded = loaded.get("state_dict", loaded)
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict.")
-    entries = {str(key).removeprefix("module."): value for key, value in loaded.items()}
-    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
-    if "attnpool.positional_embedding" in tensors:  # a ModifiedResNet's own state dict
-        tensors = {f"visual.{key}": value for key, value in tensors.items()}
-    return tensors

@@ -4,24 +4,23 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from PIL import Image
 
-from gridclip.engine import GridCLIPCheckpointer
+from gridclip.clip_weights import clip_file
 from gridclip.engine.prepare import check_text_embeddings, prepare_text_embeddings
 from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
 from gridclip.pictures import Picture, read_picture
+from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
 
 
@@ -53,24 +52,20 @@ class Predictor:
                 a run that averages its weights, the average is used, as in evaluation.
             vocabulary: as in :meth:`set_vocabulary`. None is the training vocabulary, whose
                 text-embedding file is computed if it is missing.
-            overrides: of the config, as "key=value".
+            overrides: of the config, as "key=value"; a setting must exist.
             device: None is the config's, or the CPU where there is no CUDA.
 
         Raises:
             FileNotFoundError: the config, the weights or the vocabulary's file is missing.
-            ValueError: the weights do not fill the model, or the vocabulary does not fit it.
+            ValueError: an override or the weights do not fit the config, or the vocabulary does not
+                fit the weights.
             RuntimeError: the device is not there.
         """
-        is_file = isinstance(config, str | os.PathLike)
-        cfg = LazyConfig.load(os.fspath(config)) if is_file else copy.deepcopy(config)
-        if malformed := [override for override in overrides if "=" not in override]:
-            raise ValueError(f"'{malformed[0]}' is not an override: write key=value.")
-        self.cfg = LazyConfig.apply_overrides(cfg, list(overrides))
+        self.cfg = load_config(config, overrides)
         self.cfg.train.device = _choose_device(device, self.cfg.train.device)
 
         weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
-        if not PathManager.isfile(weights):
-            raise FileNotFoundError(f"No weights at '{weights}'.")
+        clip_file(weights)  # it is there
         # ViLD knows from the training vocabulary what is novel; GridCLIP can do without it.
         needs_trained = vocabulary is None or "novel_classes" in self.cfg.model.classifier
         if needs_trained:
@@ -79,7 +74,7 @@ class Predictor:
         model = _build_model(self.cfg, None if needs_trained else wanted)
         if wanted is not None:
             model.set_vocabulary(wanted)  # a closed-set classifier refuses
-        trained = load_weights(self.cfg, _CompleteCheckpointer(model), weights)
+        trained = load_weights(self.cfg, model, weights)
         self.model = build_inference_model(self.cfg, trained)
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 
@@ -156,21 +151,6 @@ class Predictor:
             raise ValueError("The vocabulary is empty: give at least one category.")
         _check_same_clip(self.cfg, embedded)
         return embedded
-
-
-class _CompleteCheckpointer(GridCLIPCheckpointer):
-    """Refuses weights that leave a part of the model as it was initialised."""
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
-        if lacking := [*incompatible.missing_keys, *misshapen]:
-            raise ValueError(
-                f"{self._parsed_url_during_load.geturl()} lacks {len(lacking)} of the model's "
-                f"tensors or has them in another shape ({', '.join(lacking[:3])}, ...): give the "
-                "weights of a trained detector and the config that it was trained with."
-            )
-        return incompatible
 
 
 def _prepare_training_vocabulary(cfg: DictConfig) -> None:

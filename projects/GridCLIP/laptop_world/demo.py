@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -33,6 +33,7 @@ from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
+from gridclip.settings import load_config
 from laptop_world import demo_page
 from laptop_world.command import Tail, locked, run_logged
 from laptop_world.demo_words import search_pictures
@@ -80,7 +81,7 @@ class Demo:
 
     @property
     def cfg(self) -> DictConfig:
-        return LazyConfig.apply_overrides(LazyConfig.load(str(CONFIG)), self.config_overrides)
+        return load_config(CONFIG, self.config_overrides)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings
 from laptop_world.grid import Task
 from laptop_world.identity import run_identity
@@ -107,8 +107,7 @@ class Grid:
     ) -> tuple[DictConfig, list[str]]:
         """A variant's config, and the overrides of its file that make it."""
         overrides = [*self.overrides, f"train.seed={seed}", f"train.output_dir={folder}", *own]
-        cfg = LazyConfig.load(str(config_file(variant)))
-        return LazyConfig.apply_overrides(cfg, overrides), overrides
+        return load_config(config_file(variant), overrides), overrides
 
     def _add(self, name: str, folder: Path, cfg: DictConfig, command: list, **fields) -> Task:
         command = [sys.executable, *map(str, command)]

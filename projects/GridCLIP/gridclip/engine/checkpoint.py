@@ -1,50 +1,65 @@
-"""Checkpoints: they may start from a backbone's weights, and no file is ever half written."""
+"""Checkpoints: weights fit the model or are refused, and no file is ever half written."""
 
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from torch import Tensor, nn
 
-from gridclip.clip_weights import is_clip_checkpoint, read_clip_checkpoint, resnet_state_dict
+from gridclip import clip_weights
 from gridclip.files import replacing
 
 _BACKBONE = "backbone.bottom_up."
+# Not every file has them: counts, the losses' running mean, constants.
+_INCIDENTAL = ("num_batches_tracked", "n_averaged", "loss_normalizer", "pixel_mean", "pixel_std")
+_GIVE_DETECTOR = "give a detector's weights by train.init_checkpoint=path/to/model_final.pth."
 
 
-class GridCLIPCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer that also starts a detector from a backbone: the image encoder of a
+class GridCLIPCheckpointer(Checkpointer):
+    """fvcore's checkpointer, which also starts a detector from a backbone: the image encoder of a
     CLIP checkpoint or a ResNet in torchvision's names becomes ``backbone.bottom_up``."""
 
-    def _load_file(self, filename: str) -> dict:
-        if filename.endswith((".pkl", ".pyth")):
-            raise ValueError(
-                f"{filename} is a pickle, which can run code when read: save its tensors with "
-                "torch.save as .pth first."
-            )
-        if is_clip_checkpoint(filename):
-            weights = resnet_state_dict(read_clip_checkpoint(filename))
-            return self._initialise_backbone(filename, "CLIP ResNet", weights)
-        loaded = super()._load_file(filename)
-        if "layer1.0.conv1.weight" in loaded["model"]:  # torchvision's name
-            encoder = {k: v for k, v in loaded["model"].items() if not k.startswith("fc.")}
-            weights = {_detectron2_name(key): value for key, value in encoder.items()}
-            return self._initialise_backbone(filename, "ResNet", weights)
-        return loaded
+    def __init__(self, model: nn.Module, *args: Any, trained: bool = False, **kwargs: Any):
+        """As detectron2's. ``trained``: only a whole detector's weights will do."""
+        kwargs.setdefault("save_to_disk", comm.is_main_process())
+        super().__init__(model, *args, **kwargs)
+        self.trained = trained
 
-    def _initialise_backbone(self, filename: str, kind: str, weights: dict) -> dict:
-        self.logger.info(f"{filename} holds a {kind}: it initialises {_BACKBONE[:-1]}")
-        model = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
-        found, needed = _backbone_shapes(model), _backbone_shapes(self.model.state_dict())
-        for key in needed | found:
-            has, needs = found.get(key, "nothing"), needed.get(key, "nothing")
-            if has != needs:
-                raise ValueError(
-                    f"{filename} is another {kind} than model.backbone.bottom_up describes: "
-                    f"for {key} it has {has}, not {needs}."
-                )
-        return {"model": model}
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """As fvcore's. Raises FileNotFoundError, or ValueError if the file can't be read or has a
+        tensor missing, surplus or of another shape. The model stays as it is then."""
+        if self.trained and not path:
+            raise ValueError(f"No weights are given: {_GIVE_DETECTOR}")
+        return super().load(str(clip_weights.clip_file(path)) if path else "", checkpointables)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        path = Path(filename)
+        if path.suffix in (".pkl", ".pyth"):
+            fix = "save its tensors with torch.save as .pth."
+            raise ValueError(f"{path} is a pickle, which can run code when read: {fix}")
+        loaded, needed = clip_weights.read_weights(path), self.model.state_dict()
+        weights = clip_weights.bare_state_dict(loaded, path)
+        clip = clip_weights.as_clip_checkpoint(weights, path)
+        if clip is None and "layer1.0.conv1.weight" not in weights:  # torchvision's name
+            mistaken = f"{path} holds another detector than the config describes"
+            _check_fit(weights, needed, mistaken)
+            if "ema" in self.checkpointables and "ema" in loaded:
+                _check_fit(clip_weights.bare_state_dict(loaded["ema"], path), needed, mistaken)
+            return {**(loaded if "model" in loaded else {}), "model": weights}
+        kind = "ResNet" if clip is None else "CLIP model"
+        if self.trained:
+            raise ValueError(f"{path} holds a {kind}, which training starts from: {_GIVE_DETECTOR}")
+        self.logger.info(f"{path} holds a {kind}: it initialises {_BACKBONE[:-1]}")
+        name = _detectron2_name if clip is None else str
+        encoder = weights if clip is None else clip_weights.resnet_state_dict(clip)
+        backbone = {_BACKBONE + name(k): v for k, v in encoder.items() if not k.startswith("fc.")}
+        whole = {key: value for key, value in needed.items() if key.startswith(_BACKBONE)}
+        mistaken = f"{path} is another {kind} than model.backbone.bottom_up describes"
+        _check_fit(backbone, whole, mistaken)
+        return {"model": {**needed, **backbone}}
 
     def save(self, name: str, **kwargs: Any) -> None:
         super().save(f"{name}.tmp", **kwargs)
@@ -68,10 +83,15 @@ def _detectron2_name(key: str) -> str:
     return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def _backbone_shapes(state_dict: dict) -> dict[str, tuple[int, ...]]:
-    return {
-        key: tuple(value.shape)
-        for key, value in state_dict.items()
-        # Not every file has the count of batches, and frozen batch norms do not read it.
-        if key.startswith(_BACKBONE) and not key.endswith("num_batches_tracked")
-    }
+def _check_fit(weights: dict[str, Tensor], needed: dict[str, Tensor], mistaken: str) -> None:
+    """Raise ValueError, with ``mistaken`` first, if two state dicts differ in names or shapes."""
+    found, expected = (
+        {k: tuple(v.shape) for k, v in x.items() if not k.endswith(_INCIDENTAL)}
+        for x in (weights, needed)
+    )
+    if differing := [key for key in expected | found if found.get(key) != expected.get(key)]:
+        has, needs = (x.get(differing[0], "nothing") for x in (found, expected))
+        raise ValueError(
+            f"{mistaken}: {len(differing)} of the tensors differ; for {differing[0]} it has {has}, "
+            f"not {needs}. Give other weights, or the config that these were trained with."
+        )

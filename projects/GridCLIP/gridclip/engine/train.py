@@ -22,6 +22,7 @@ from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
 
 from .checkpoint import GridCLIPCheckpointer
+from .failures import check_device, explain_divergence
 from .prepare import (
     check_same_categories,
     open_data,
@@ -37,9 +38,7 @@ logger = logging.getLogger("detectron2.gridclip")
 
 
 def build_model(cfg: DictConfig) -> Detector:
-    """The model on its device. Raises RuntimeError if the device is not there."""
-    if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError("No CUDA device is available: add train.device=cpu.")
+    """The model on its device."""
     return instantiate(cfg.model).to(cfg.train.device)
 
 
@@ -54,13 +53,14 @@ def average_model(cfg: DictConfig, checkpointer: GridCLIPCheckpointer) -> Averag
     return averaged
 
 
-def load_weights(cfg: DictConfig, checkpointer: GridCLIPCheckpointer, path: str) -> Detector:
-    """The checkpointer's model with the weights of a checkpoint, or where the run averaged its
-    weights, a copy with the average."""
+def load_weights(cfg: DictConfig, model: Detector, path: str) -> Detector:
+    """The model with a trained detector's weights, or where the run averaged its weights, a copy
+    with the average. Raises FileNotFoundError or ValueError if the file does not hold them."""
+    checkpointer = GridCLIPCheckpointer(model, trained=True)
     averaged = average_model(cfg, checkpointer)
     checkpointer.load(path)
     if averaged is None or averaged.n_averaged == 0:
-        return checkpointer.model
+        return model
     return cast(Detector, averaged.module)
 
 
@@ -119,13 +119,14 @@ def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **fac
 def do_eval_only(cfg: DictConfig) -> dict:
     """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages, on
     ``data.val`` and with its categories as vocabulary."""
+    check_device(cfg, training=False)
     val = open_data(cfg, "val")
     evaluator = build_evaluator(cfg, val.names)
     prepare_text_embeddings(cfg, val)
     if "novel_classes" in cfg.model.classifier:
         cfg.model.classifier.novel_classes = _novel_in(cfg, val)
     model = build_model(cfg)
-    evaluated = load_weights(cfg, GridCLIPCheckpointer(model), cfg.train.init_checkpoint)
+    evaluated = load_weights(cfg, model, cfg.train.init_checkpoint)
     if cfg.train.ema.enabled and evaluated is model:
         raise ValueError(
             f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
@@ -150,6 +151,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
         resume: continue from the last checkpoint in ``train.output_dir``, if there is one.
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
+    check_device(cfg, training=True)
     train, val = (open_data(cfg, part) for part in ("train", "val"))
     check_same_categories(train, val)
     complete_schedule(cfg, train)
@@ -163,6 +165,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(ddp_model, loader, optimizer)
+    explain_divergence(trainer, cfg.optimizer.get("lr"))
     checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     averaged = average_model(cfg, checkpointer)
     if dry_run:
