@@ -27,7 +27,7 @@ ENSEMBLE = CONFIGS / "lvis/vild_ens_r50_ov.py"
         ("model.num_sampled_class=20", "model.num_sampled_classes"),
         ("model.head.conv_dim=[8]", "model.head.conv_dims"),
         ("model.image_alignment={wait: 2}", "model.image_alignment.weight"),
-        ("dataloader.evaluator.max_dets=5", "dataloader.evaluator.max_dets_per_image"),
+        ("dataloader.evaluator.max_dets_image=5", "dataloader.evaluator.max_dets_per_image"),
         ("dataloader.test.mapper.augmentations.1.max_size=5", "dataloader.test.mapper.augmentat"),
     ],
 )
