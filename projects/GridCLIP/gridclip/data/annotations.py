@@ -87,6 +87,29 @@ class Annotations:
         return slice(int(first), int(end))
 
 
+def in_folder(file: AnnotationFile, folder: str, found: Findings) -> AnnotationFile:
+    """The images whose "coco_url" or "file_name" has this folder in it, and their boxes.
+
+    Raises:
+        DatasetError: there are none.
+    """
+
+    def is_in(picture: Picture) -> bool:
+        paths = (picture.coco_url or "", picture.file_name or "")
+        return any(folder in path.split("/")[:-1] for path in paths)
+
+    kept = [p for p in file.images if is_in(p)]
+    others = [p for p in file.images if not is_in(p)]
+    first = next((p.coco_url or p.file_name for p in others), None)
+    none = [] if kept else [f"'{folder}', where the first picture is {first}"]
+    found.fault("no picture in the folder of only=", none, "name a folder that is in the paths")
+    found.raise_faults()
+    found.note("image outside of only=", [f"image {p.id!r}" for p in others], "left out on request")
+    left_out = {p.id for p in others if isinstance(p.id, int | str)}
+    boxes = file.annotations and [a for a in file.annotations if not _is_in(a.image_id, left_out)]
+    return AnnotationFile(kept, file.categories, boxes)
+
+
 def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Findings) -> list:
     """The categories in the order of their ids, without those that are left out on request.
 

@@ -26,7 +26,7 @@ from gridclip.clip_weights import sha256_of_file
 from gridclip.text.names import category_name, load_categories
 
 from .annotation_file import AnnotationFile, Picture, from_records, read_annotation_file
-from .annotations import Annotations, build_annotations, check_categories
+from .annotations import Annotations, build_annotations, check_categories, in_folder
 from .findings import DatasetError, Findings
 
 METRICS = ("coco", "lvis")
@@ -140,6 +140,7 @@ def open_dataset(
     dataset: str | None = None,
     novel: str | Sequence[str] | None = None,
     leave_out: Sequence[str | int] = (),
+    only: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     metrics: str | None = None,
     hint: str = _HINT,
@@ -155,6 +156,8 @@ def open_dataset(
         novel: categories that training leaves out: their names; a file of names; "rare" for those
             that the file calls "r"; None for none.
         leave_out: names, or ids, of categories to be treated as if they were not in the file.
+        only: a folder, such as "val2017": the images are those that "coco_url" or "file_name" puts
+            into it. LVIS's minival is the part of LVIS val in COCO's val2017.
         groups: further groups of categories whose AP is reported: names of the categories.
         metrics: "coco" or "lvis". None: LVIS's for a federated data set, else COCO's.
         hint: what to do if the file is missing.
@@ -183,7 +186,7 @@ def open_dataset(
         read = _read_json(name, str(json), str(images), hint, *_stamp(str(json), name, hint))
     key = None if groups is None else tuple((k, tuple(v)) for k, v in groups.items())
     chosen = novel if novel is None or isinstance(novel, str) else tuple(novel)
-    return _describe(read, chosen, tuple(leave_out), key, metrics)
+    return _describe(read, chosen, tuple(leave_out), only, key, metrics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,19 +227,22 @@ def _describe(
     read: _Read,
     novel: str | tuple[str, ...] | None,
     leave_out: tuple[str | int, ...],
+    only: str | None,
     groups: tuple[tuple[str, tuple[str, ...]], ...] | None,
     metrics: str | None,
 ) -> DatasetDescription:
     found = Findings(read.source)
-    categories = check_categories(read.file, leave_out, found)
+    file = read.file if only is None else in_folder(read.file, only, found)
+    categories = check_categories(file, leave_out, found)
     names = tuple(category_name(c.name) for c in categories)
     frequencies = tuple(c.frequency for c in categories if c.frequency is not None)
-    annotations = build_annotations(read.file, categories, _file_rule(read), found)
+    rule = _file_rule(read.root, file.images)
+    annotations = build_annotations(file, categories, rule, found)
     if metrics is None:
         metrics = "coco" if annotations.negatives is None else "lvis"
     novel_classes = _resolve_novel(novel, names, frequencies, read.source)
     return DatasetDescription(
-        name=read.name,
+        name=read.name if only is None else f"{read.name}, {only} only",
         source=read.source,
         root=read.root,
         names=names,
@@ -249,6 +255,7 @@ def _describe(
             **read.arguments,
             "novel": None if novel_classes is None else [names[i] for i in novel_classes],
             "leave_out": list(leave_out),
+            "only": only,
         },
         annotations=annotations,
         sha256=read.sha256,
@@ -316,7 +323,7 @@ def novel_classes(data: DatasetDescription) -> list[int]:
     return list(data.novel_classes or ())
 
 
-def _file_rule(read: _Read) -> Callable[[Picture], str | None]:
+def _file_rule(root: str, pictures: list[Picture]) -> Callable[[Picture], str | None]:
     """How a picture's file is named: the rule that finds the first one, else the usual one."""
 
     def by_url(picture: Picture) -> str | None:
@@ -326,13 +333,13 @@ def _file_rule(read: _Read) -> Callable[[Picture], str | None]:
         return picture.file_name
 
     rules: list[Callable[[Picture], str | None]] = [by_file_name, by_url]
-    if any(p.neg_category_ids is not None for p in read.file.images[:1]):
+    if any(p.neg_category_ids is not None for p in pictures[:1]):
         rules.reverse()
     for rule in rules:
-        if read.file.images and (name := rule(read.file.images[0])):
-            if os.path.isfile(os.path.join(read.root, name)):
+        if pictures and (name := rule(pictures[0])):
+            if os.path.isfile(os.path.join(root, name)):
                 return rule
-    complete = (r for r in rules if read.file.images and r(read.file.images[0]))
+    complete = (r for r in rules if pictures and r(pictures[0]))
     return next(complete, rules[0])
 
 
