@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2 import model_zoo
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import Boxes, Instances
@@ -103,9 +104,22 @@ def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
 def from_config(config: Path) -> nn.Module:
     """GridCLIP or ViLD."""
     cfg = load_config(config)
+    return build_from(cfg, text_embeddings(cfg))
+
+
+def build_from(cfg: DictConfig, words: TextEmbeddings) -> nn.Module:
+    """The model of a config with this vocabulary, without reading LVIS: what the model counts there
+    changes no time and no size. Its rare categories are those that detectron2 lists."""
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
-    classifier = {**cfg.model.classifier, "text_embeddings": text_embeddings(cfg)}
-    return instantiate({**cfg.model, "classifier": classifier})
+    model = {**cfg.model, "classifier": {**cfg.model.classifier, "text_embeddings": words}}
+    if cfg.data.train.get("dataset") == "lvis_v1_train":
+        listed = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+        rare = [i for i, category in enumerate(listed) if category["frequency"] == "r"]
+        if "federated_weights" in model:
+            model["federated_weights"] = torch.ones(len(words)).index_fill(0, torch.tensor(rare), 0)
+        if "novel_classes" in model["classifier"]:
+            model["classifier"]["novel_classes"] = rare
+    return instantiate(model)
 
 
 def fcos_like(config: Path) -> nn.Module:
