@@ -84,6 +84,63 @@ def lvis_api(folder, made: dict, results: list[dict], monkeypatch, max_dets=300)
     return evaluation
 
 
+def flat(name: str) -> dict:
+    """A config's settings by path."""
+    found = {}
+
+    def walk(node, path):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}")
+        else:
+            found[path[1:]] = node
+
+    walk(OmegaConf.to_container(LazyConfig.load(str(PROJECT / "configs" / name))), "")
+    return found
+
+
+def difference(name: str, other: str) -> set[str]:
+    a, b = flat(name), flat(other)
+    return {key for key in a.keys() | b.keys() if a.get(key, "absent") != b.get(key, "absent")}
+
+
+BENCHMARKS = sorted(PROJECT.glob("configs/benchmarks/*.py"))
+
+
+@pytest.mark.parametrize("path", [*BENCHMARKS, *sorted(PROJECT.glob("configs/coco/*.py"))])
+def test_serialises_and_comes_back(path, tmp_path):
+    cfg = LazyConfig.load(str(path))
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert not (tmp_path / "config.yaml.pkl").exists()
+    assert LazyConfig.load(str(tmp_path / "config.yaml")).train == cfg.train
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_change_nothing_of_the_detector(path):
+    allowed = {
+        *("data.val.dataset", "data.val.json", "data.val.images", "data.val.only"),
+        *("data.val.novel", "clip.names", "clip.text_embeddings", "train.output_dir"),
+        *("model.max_detections_per_image", "model.test_score_thresh", "dataloader.evaluator.ap"),
+    }
+    assert difference(f"benchmarks/{path.name}", "lvis/gridclip_r50_ov_1x.py") <= allowed
+
+
+def test_fixed_ap_is_minival_with_many_detections():
+    assert difference("benchmarks/lvis_minival_fixed_ap.py", "benchmarks/lvis_minival.py") == {
+        "dataloader.evaluator.ap",
+        "model.max_detections_per_image",
+        "model.test_score_thresh",
+        "train.output_dir",
+    }
+
+
+def test_open_vocabulary_coco_is_full_coco_without_the_split():
+    assert difference("coco/gridclip_r50_ov.py", "coco/gridclip_r50_full.py") == {
+        *("data.novel", "data.leave_out", "clip.names", "clip.text_embeddings"),
+        *("dataloader.test.dataset.filter_empty", "train.output_dir"),
+    }
+
+
 @each_format
 def test_names_are_those_of_the_vocabulary(key, tmp_path):
     cfg, made = config_on(key, tmp_path)
@@ -203,6 +260,8 @@ def test_minival_is_a_part_of_val(tmp_path):
     assert list(val.annotations.image_ids) == sorted(i["id"] for i in made["images"])
     assert val.name.endswith("val2017 only") and val.arguments["only"] == "val2017"
     assert "image outside of only=" in str(val.findings)
+    whole = open_dataset(json=cfg.data.val.json, images=cfg.data.val.images, only="")
+    assert len(whole) > len(val) and whole.arguments["only"] is None
     again = open_dataset(**val.arguments)
     assert again.annotations.image_ids == val.annotations.image_ids
     with pytest.raises(DatasetError, match="no picture in the folder of only=.*val2014"):

@@ -186,7 +186,7 @@ def open_dataset(
         read = _read_json(name, str(json), str(images), hint, *_stamp(str(json), name, hint))
     key = None if groups is None else tuple((k, tuple(v)) for k, v in groups.items())
     chosen = novel if novel is None or isinstance(novel, str) else tuple(novel)
-    return _describe(read, chosen, tuple(leave_out), only, key, metrics)
+    return _describe(read, chosen, tuple(leave_out), only or None, key, metrics)
 
 
 @dataclass(frozen=True, eq=False)
