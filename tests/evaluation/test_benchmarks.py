@@ -204,7 +204,10 @@ def test_equals_pycocotools(key, tmp_path):
     data = evaluator.data
     ids = list(data.category_ids)
     results = [r for r in results if r["category_id"] in ids]
-    expected = pycocotools(tmp_path, subset(made, ids, all_images=key != "coco_ov"), results)
+    part = subset(made, ids, all_images=key != "coco_ov")
+    assert len(evaluator.image_ids) == len(part["images"])
+    assert (len(part["images"]) < len(made["images"])) == (key == "coco_ov")
+    expected = pycocotools(tmp_path, part, results)
     for name, value in zip(COCO_METRICS, 100 * expected.stats[:6], strict=True):
         assert metrics[name] == pytest.approx(value, abs=1e-9)
     assert 0 < metrics["AP"] < 100
@@ -274,6 +277,13 @@ def test_pictures_of_minival_are_found_in_either_folder(folder, tmp_path):
     draw_pictures(instantiate(cfg.data.val))
     cfg.data.val.images = str(tmp_path / folder)
     instantiate(cfg.data.val).check_pictures()
+
+
+def test_missing_voc_says_where_the_data_belong(tmp_path):
+    cfg, _ = config_on("voc", tmp_path)
+    (tmp_path / "VOC2007/ImageSets/Main/test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="voc_2007_test.*test.txt.*datasets/README.md"):
+        open_dataset(dataset=cfg.data.val.dataset)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ def open_dataset(
             path, images = metadata.json_file, metadata.image_root
             read = _read_json(dataset, path, images, hint, *_stamp(path, dataset, hint))
         else:
-            read = _read_records(dataset, load)
+            try:
+                read = _read_records(dataset, load)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(_missing(dataset, error.filename, hint)) from error
     else:
         name = Path(str(json)).name
         read = _read_json(name, str(json), str(images), hint, *_stamp(str(json), name, hint))
@@ -204,9 +207,13 @@ class _Read:
 def _stamp(path: str, name: str, hint: str) -> tuple[int, int]:
     """Changes when the file does."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Annotations of '{name}' are not at {path}. {hint}")
+        raise FileNotFoundError(_missing(name, path, hint))
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size
+
+
+def _missing(name: str, path: str, hint: str) -> str:
+    return f"Annotations of '{name}' are not at {path}. {hint}"
 
 
 @lru_cache(maxsize=4)
