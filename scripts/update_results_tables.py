@@ -7,13 +7,19 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmark.tables import overfit_table, own_data_table, speed_table, teacher_passes_table
+from benchmark.tables import (
+    model_zoo_table,
+    overfit_table,
+    own_data_table,
+    speed_table,
+    teacher_passes_table,
+)
 from laptop_world.tables import laptop_time_table, laptop_world_table
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 
 
-# By section of the README, which stands between <!-- NAME --> and <!-- /NAME -->: the files of
+# By page of docs/, which has the tables between <!-- NAME --> and <!-- /NAME -->: the files of
 # results and what makes a table of each.
 SECTIONS = {
     "results": {
@@ -26,6 +32,9 @@ SECTIONS = {
     "speed": {
         "speed_cpu.json": speed_table,
         "teacher_passes_cpu.json": teacher_passes_table,
+    },
+    "model-zoo": {
+        "model_zoo.json": model_zoo_table,
     },
 }
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from gridclip.data import open_dataset, training_records
 
 CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs"
-RUNNABLE = sorted(CONFIGS.glob("[!c]*/*.py"))  # all but common
+RUNNABLE = sorted(p for p in CONFIGS.glob("*/*.py") if p.parent.name != "common")
 
 
 def load(name):

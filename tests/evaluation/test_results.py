@@ -94,6 +94,8 @@ def test_round_trip(describe, tmp_path):
         "images": str(tmp_path),
         "novel": ["d", "e"],
         "leave_out": [],
+        "only": None,
+        "metrics": None,
     }
     again = open_dataset(**record["data"])
     assert (again.sha256, again.names) == (dataset.sha256, dataset.names)
@@ -113,7 +115,7 @@ def test_round_trip(describe, tmp_path):
 def test_fully_supervised(dataset, tmp_path):
     path = write(tmp_path, dataset, detector_limit=100)
     record = read_results(path)
-    assert record["protocol"]["split"] == "fully supervised"
+    assert record["protocol"]["split"] == "no category is named as novel"
     assert record["protocol"]["novel_classes"] == 0
     assert "at most 100 detections" in record["protocol"]["ap"]
     assert record["config"] is None

@@ -102,15 +102,21 @@ def random_text_embeddings(count: int, dim: int) -> TextEmbeddings:
 
 
 def from_config(config: Path) -> nn.Module:
-    """GridCLIP or ViLD. The annotations need not be there: what the config takes from them, and
-    what does not change the speed, is made up."""
-    cfg, words = load_config(config), text_embeddings(load_config(config))
+    """GridCLIP or ViLD."""
+    cfg = load_config(config)
+    return build_from(cfg, text_embeddings(cfg))
+
+
+def build_from(cfg: DictConfig, words: TextEmbeddings) -> nn.Module:
+    """The model of a config with this vocabulary. The annotations need not be there: what the
+    config takes from them, and what does not change the speed, is made up."""
     # Plain dicts on the outside, as a DictConfig can't hold text embeddings.
     model, classifier = {**cfg.model}, {**cfg.model.classifier, "text_embeddings": words}
+    novel = range(len(words) * 337 // 1203)  # a training step leaves them out: as many as in LVIS
     if model.get("federated_weights") is not None:
-        model["federated_weights"] = torch.ones(len(words))
-    if "novel_classes" in classifier:  # a training step leaves them out: as many as in LVIS
-        classifier["novel_classes"] = range(len(words) * 337 // 1203)
+        model["federated_weights"] = (torch.arange(len(words)) >= len(novel)).float()
+    if "novel_classes" in classifier:
+        classifier["novel_classes"] = novel
     return instantiate({**model, "classifier": classifier})
 
 

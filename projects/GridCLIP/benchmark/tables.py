@@ -1,4 +1,4 @@
-"""Tables of the measurements in Markdown, for the README."""
+"""Tables of the measurements in Markdown, for docs/."""
 
 from tabulate import tabulate
 
@@ -94,3 +94,48 @@ def own_data_table(record: dict) -> str:
 
 def _minutes(part: dict) -> str:
     return f"{part['seconds'] / 60:.0f}"
+
+
+def model_zoo_table(record: dict) -> str:
+    """The record of benchmark.model_zoo."""
+    (height, width), speed = record["picture"], record["speed"]
+    size = speed["size"]
+    rows = [
+        f"| [{name.removesuffix('.py')}](../projects/GridCLIP/configs/{name}) "
+        f"| {m['parameters'] / 1e6:.1f}M | {m['gmac']:.0f} at {m['size'][0]} x {m['size'][1]} "
+        f"| {_number(m['images_per_second'], '.2f')} | {m['images_seen'] / 1e6:.2f}M "
+        f"| {m['gpu_hours']:,.0f} | {_box_ap(m['results'])} |"
+        for name, m in record["models"].items()
+    ]
+    return "\n".join(
+        [
+            "| config | parameters | multiply-adds, 1e9 | images/s, CPU | images in training "
+            "| GPU-hours, estimated | box AP |",
+            "|" + "---|" * 7,
+            *rows,
+            f"| all | | | | | {record['gpu_hours']:,.0f} | |",
+            "",
+            f"*Multiply-adds* are those of one picture of {height} x {width}, resized as the "
+            f"config does at test. *Images a second* were measured at {' x '.join(map(str, size))} "
+            f"in {speed['dtype']} on {speed['threads']} threads of an {speed['processor']} "
+            "([speed.md](speed.md)); nothing was measured on a GPU. *GPU-hours* are an estimate "
+            f"for one {record['gpu']}: images x multiply-adds x "
+            f"{record['operations_per_multiply_add']} operations (two a multiply-add, and three "
+            "times the forward pass for a step), at "
+            f"{record['operations_per_second'] / 1e12:.0f}e12 operations a second.",
+            "",
+            origin(record),
+        ]
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _box_ap(results: dict | None) -> str:
+    if results is None:
+        return "not trained yet"
+    metrics = results["metrics"]["bbox"]
+    novel = metrics.get("AP_novel")
+    return f"{metrics['AP']:.1f}" + ("" if novel is None else f", novel {novel:.1f}")

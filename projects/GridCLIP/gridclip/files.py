@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,3 +25,13 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     text = json.dumps(value, indent=indent, allow_nan=False)
     with replacing(path) as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
+
+
+def write_json_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write a list, one row a line, as :func:`write_json` does, without holding it in memory."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        before = "["
+        for row in rows:
+            file.write(f"{before}{json.dumps(row, allow_nan=False)}")
+            before = ",\n"
+        file.write("]\n" if before != "[" else "[]\n")

@@ -1,11 +1,7 @@
 """Data: the description of a data set, the loader, the mappers and the stores that they read."""
 
-from .description import (
-    DatasetDescription,
-    federated_weights,
-    novel_classes,
-    open_dataset,
-)
+from .datasets import open_dataset
+from .description import DatasetDescription, federated_weights, novel_classes
 from .findings import DatasetError
 from .loader import build_train_loader
 from .mapper import GridCLIPDatasetMapper, PictureMapper, ViLDDatasetMapper

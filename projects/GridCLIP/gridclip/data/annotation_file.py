@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
@@ -102,18 +103,21 @@ def from_records(records: Iterable[dict], metadata: Metadata) -> AnnotationFile:
     images, annotations = [], []
     for record in records:
         try:
-            image_id = record["image_id"]
+            image_id = _plain(record["image_id"])
             lists = [
                 record.get(field) for field in ("neg_category_ids", "not_exhaustive_category_ids")
             ]
-            size = record["width"], record["height"]
+            size = _plain(record["width"]), _plain(record["height"])
             images.append(Picture(image_id, *size, str(record["file_name"]), None, *lists))
             for annotation in record.get("annotations", ()):
                 box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
-                category = ids.get(annotation["category_id"], annotation["category_id"])
-                crowd = annotation.get("iscrowd", 0)
-                area = annotation.get("area")
-                annotations.append(Annotation(image_id, category, list(box), area, crowd))
+                contiguous = _plain(annotation["category_id"])
+                category = ids.get(contiguous, f"class {contiguous}")  # the latter is refused
+                crowd, area = annotation.get("iscrowd", 0), annotation.get("area")
+                numbers = [_plain(x) for x in box], _plain(area), _plain(crowd)
+                annotations.append(Annotation(image_id, category, *numbers))
+        except NotImplementedError as error:
+            raise ValueError(f"'{metadata.name}' has boxes that can't be used: {error}") from error
         except KeyError as error:
             raise ValueError(
                 f"A record of '{metadata.name}' has no {error}: "
@@ -122,3 +126,8 @@ def from_records(records: Iterable[dict], metadata: Metadata) -> AnnotationFile:
     has_annotations = any("annotations" in record for record in records)
     categories = [Category(ids[i], name) for i, name in enumerate(names)]
     return AnnotationFile(images, categories, annotations if has_annotations else None)
+
+
+def _plain(value: Any) -> Any:
+    """Python's own type for a number or string of numpy's, which VOC's ids are."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -87,6 +87,29 @@ class Annotations:
         return slice(int(first), int(end))
 
 
+def in_folder(file: AnnotationFile, folder: str, found: Findings) -> AnnotationFile:
+    """The images whose "coco_url" or "file_name" has this folder in it, and their boxes.
+
+    Raises:
+        DatasetError: there are none.
+    """
+
+    def is_in(picture: Picture) -> bool:
+        paths = (picture.coco_url or "", picture.file_name or "")
+        return any(folder in path.split("/")[:-1] for path in paths)
+
+    kept = [p for p in file.images if is_in(p)]
+    others = [p for p in file.images if not is_in(p)]
+    first = next((p.coco_url or p.file_name for p in others), None)
+    none = [] if kept else [f"'{folder}', where the first picture is {first}"]
+    found.fault("no picture in the folder of only=", none, "name a folder that is in the paths")
+    found.raise_faults()
+    found.note("image outside of only=", [f"image {p.id!r}" for p in others], "left out on request")
+    left_out = {p.id for p in others if isinstance(p.id, int | str)}
+    boxes = file.annotations and [a for a in file.annotations if not _is_in(a.image_id, left_out)]
+    return AnnotationFile(kept, file.categories, boxes)
+
+
 def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Findings) -> list:
     """The categories in the order of their ids, without those that are left out on request.
 
@@ -106,6 +129,7 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
     unknown = [f"'{x}'" for x in wanted if x not in known]
     found.fault("leave_out names no category", unknown, f"there are {_listed(things)}")
     kept = [c for c in things if c.id not in wanted and category_name(c.name) not in wanted]
+    found.fault("no categories", [] if kept else ["all are left out"], "leave_out is too much")
     names = Counter(category_name(c.name).lower() for c in kept)
     twice = [
         f"'{c.name}' (ids {', '.join(str(x.id) for x in kept if _same_name(x, c))})"
@@ -250,6 +274,8 @@ def _check_references(
     found.fault("box of a category that is not listed", no_category, "add it to 'categories'")
     if no_image or no_category:
         return []
+    odd = [f"{a.iscrowd!r} (image {a.image_id!r})" for a in annotations if a.iscrowd not in (0, 1)]
+    found.fault("iscrowd that is neither 0 nor 1", odd, "0 is one object, 1 is a crowd of them")
     without = [f"category {a.category_id}" for a in annotations if a.category_id in left_out]
     found.note("box of a category that is left out on request", without, "left out")
     return [a for a in annotations if a.category_id not in left_out]
@@ -302,11 +328,11 @@ def _areas(annotations: Sequence[Annotation], boxes: NDArray, found: Findings) -
     areas = boxes[:, 2] * boxes[:, 3]
     lacking = []
     for i, a in enumerate(annotations):
-        if isinstance(a.area, int | float) and math.isfinite(a.area):
+        if isinstance(a.area, int | float) and 0 < a.area < math.inf:
             areas[i] = a.area
         else:
             lacking.append(f"image {a.image_id!r}")
-    found.note("box without area", lacking, "width x height is taken")
+    found.note("box without an area above 0", lacking, "width x height is taken")
     return areas
 
 

@@ -1,43 +1,24 @@
 """The one description of a data set, which everything asks that has to know the data.
 
-Mapper, loader, federated weights, vocabulary, stores, evaluator and results read it. It is made of
-a file in COCO's or LVIS's format and a folder of pictures, or of a data set that is registered in
-detectron2's catalogs.
+Mapper, loader, federated weights, vocabulary, stores, evaluator and results read it.
+:func:`gridclip.data.open_dataset` makes it.
 """
 
-import difflib
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import detectron2.data.datasets  # noqa: F401  registers detectron2's own, LVIS among them
-import msgspec
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from gridclip.clip_weights import sha256_of_file
-from gridclip.text.names import category_name, load_categories
-
-from .annotation_file import AnnotationFile, Picture, from_records, read_annotation_file
-from .annotations import Annotations, build_annotations, check_categories
-from .findings import DatasetError, Findings
+from .annotations import Annotations
+from .findings import Findings
 
 METRICS = ("coco", "lvis")
-
-_HINT = (
-    "Point the environment variable DETECTRON2_DATASETS at the folder that holds the data "
-    "(see datasets/README.md)."
-)
-# Functions of these modules, registered with a "json_file", read just that file.
-_JSON_LOADERS = ("detectron2.data.datasets.coco", "detectron2.data.datasets.lvis")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +82,7 @@ class DatasetDescription:
     def describe(self) -> str:
         """One line on what it is."""
         kind = "federated" if self.federated else "complete"
+        kind = kind if self.annotations.complete else "kept back"
         novel = "" if self.novel_classes is None else f", {len(self.novel_classes)} of them novel"
         return (
             f"{self.source}: {len(self):,} pictures, {len(self.annotations.boxes):,} boxes, "
@@ -134,184 +116,6 @@ class DatasetDescription:
             )
 
 
-def open_dataset(
-    *,
-    json: str | os.PathLike | None = None,
-    images: str | os.PathLike | None = None,
-    dataset: str | None = None,
-    novel: str | Sequence[str] | None = None,
-    leave_out: Sequence[str | int] = (),
-    groups: Mapping[str, Sequence[str]] | None = None,
-    metrics: str | None = None,
-    hint: str = _HINT,
-) -> DatasetDescription:
-    """Describe a data set. In one process, its file is read once.
-
-    Args:
-        json: an annotation file in COCO's or LVIS's format. It is federated if its images have
-            LVIS's "neg_category_ids".
-        images: the folder of its pictures. They are found by "file_name", those of a federated
-            file by the last two parts of "coco_url", as in detectron2.
-        dataset: in place of the two, a name in detectron2's DatasetCatalog.
-        novel: categories that training leaves out: their names; a file of names; "rare" for those
-            that the file calls "r"; None for none.
-        leave_out: names, or ids, of categories to be treated as if they were not in the file.
-        groups: further groups of categories whose AP is reported: names of the categories.
-        metrics: "coco" or "lvis". None: LVIS's for a federated data set, else COCO's.
-        hint: what to do if the file is missing.
-
-    Raises:
-        ValueError: arguments that do not fit, or a DatasetError: the file can't be used.
-        FileNotFoundError: the file is missing.
-    """
-    if (dataset is None) == (json is None) or (json is None) != (images is None):
-        raise ValueError(
-            "no data set: give a file and a folder, json=FILE and images=FOLDER, or the name of a "
-            "registered data set, dataset=NAME."
-        )
-    if metrics not in (None, *METRICS):
-        raise ValueError(f"metrics is '{metrics}': take one of {', '.join(METRICS)}.")
-    if dataset is not None:
-        _check_registered(dataset)
-        metadata, load = MetadataCatalog.get(dataset), DatasetCatalog[dataset]
-        if getattr(load, "__module__", None) in _JSON_LOADERS and metadata.get("json_file"):
-            path, images = metadata.json_file, metadata.image_root
-            read = _read_json(dataset, path, images, hint, *_stamp(path, dataset, hint))
-            _fill_metadata(metadata, read.file)
-        else:
-            read = _read_records(dataset, load, hint)
-    else:
-        name = Path(str(json)).name
-        read = _read_json(name, str(json), str(images), hint, *_stamp(str(json), name, hint))
-    key = None if groups is None else tuple((k, tuple(v)) for k, v in groups.items())
-    chosen = novel if novel is None or isinstance(novel, str) else tuple(novel)
-    return _describe(read, chosen, tuple(leave_out), key, metrics)
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """An annotation file and where it comes from."""
-
-    name: str
-    source: str
-    root: str
-    arguments: Mapping[str, str]
-    sha256: str
-    file: AnnotationFile
-
-
-def _fill_metadata(metadata: Metadata, file: AnnotationFile) -> None:
-    """Set what detectron2's own loading of a COCO file sets, for its own evaluators."""
-    if metadata.get("thing_classes") is None:
-        things = sorted((c for c in file.categories if c.isthing), key=lambda c: c.id)
-        metadata.thing_classes = [c.name for c in things]
-        metadata.thing_dataset_id_to_contiguous_id = {c.id: i for i, c in enumerate(things)}
-
-
-def _stamp(path: str, name: str, hint: str) -> tuple[int, int]:
-    """Changes when the file does."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Annotations of '{name}' are not at {path}. {hint}")
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
-
-
-@lru_cache(maxsize=4)
-def _read_json(name: str, path: str, images: str, hint: str, *stamp: int) -> _Read:
-    where = {"json": path, "images": images}
-    return _Read(name, path, images, where, sha256_of_file(path), read_annotation_file(Path(path)))
-
-
-@lru_cache(maxsize=4)
-def _read_records(name: str, load: Callable[[], list[dict]], hint: str) -> _Read:
-    try:
-        records = load()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. {hint}") from error
-    file = from_records(records, MetadataCatalog.get(name))
-    digest = hashlib.sha256(msgspec.json.encode(file)).hexdigest()
-    return _Read(name, f"the registered data set '{name}'", "", {"dataset": name}, digest, file)
-
-
-@lru_cache(maxsize=8)
-def _describe(
-    read: _Read,
-    novel: str | tuple[str, ...] | None,
-    leave_out: tuple[str | int, ...],
-    groups: tuple[tuple[str, tuple[str, ...]], ...] | None,
-    metrics: str | None,
-) -> DatasetDescription:
-    found = Findings(read.source)
-    categories = check_categories(read.file, leave_out, found)
-    names = tuple(category_name(c.name) for c in categories)
-    frequencies = tuple(c.frequency for c in categories if c.frequency is not None)
-    annotations = build_annotations(read.file, categories, _file_rule(read), found)
-    if metrics is None:
-        metrics = "coco" if annotations.negatives is None else "lvis"
-    novel_classes = _resolve_novel(novel, names, frequencies, read.source)
-    return DatasetDescription(
-        name=read.name,
-        source=read.source,
-        root=read.root,
-        names=names,
-        category_ids=tuple(c.id for c in categories),
-        frequencies=frequencies,
-        novel_classes=novel_classes,
-        groups={k: classes_of(v, names, f"groups.{k}", read.source) for k, v in groups or ()},
-        metrics=metrics,
-        arguments={
-            **read.arguments,
-            "novel": None if novel_classes is None else [names[i] for i in novel_classes],
-            "leave_out": list(leave_out),
-        },
-        annotations=annotations,
-        sha256=read.sha256,
-        findings=found,
-    )
-
-
-def _resolve_novel(
-    novel: str | tuple[str, ...] | None,
-    names: Sequence[str],
-    frequencies: Sequence[str],
-    source: str,
-) -> tuple[int, ...] | None:
-    if novel is None:
-        return None
-    if novel == "rare":
-        if not frequencies:
-            raise DatasetError(
-                f'novel="rare", but the categories of {source} have no "frequency": name the '
-                "novel ones, novel='[zebra]'."
-            )
-        return tuple(i for i, frequency in enumerate(frequencies) if frequency == "r")
-    if isinstance(novel, str):
-        if not Path(novel).is_file():
-            raise ValueError(
-                f"novel is '{novel}', which is neither a file of names nor \"rare\": write names "
-                f"as a list, novel='[{novel}]'."
-            )
-        novel = tuple(category.name for category in load_categories(novel))
-    return classes_of(novel, names, "novel", source)
-
-
-def classes_of(
-    wanted: Sequence[str], names: Sequence[str], what: str, source: str
-) -> tuple[int, ...]:
-    """Contiguous ids, ascending, of categories by their names. Raises DatasetError for a name that
-    is not there, with the nearest one."""
-    index = {name: i for i, name in enumerate(names)}
-    for name in wanted:
-        if category_name(str(name)) not in index:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"the first is '{names[0]}'."
-            raise DatasetError(
-                f"{what} has '{name}', which is none of the {len(names)} categories of {source}: "
-                f"{hint}"
-            )
-    return tuple(sorted({index[category_name(str(name))] for name in wanted}))
-
-
 def federated_weights(data: DatasetDescription, power: float = 0.5) -> Tensor | None:
     """How likely each category is sampled as a negative: images ** power, of novel ones zero.
 
@@ -328,34 +132,6 @@ def federated_weights(data: DatasetDescription, power: float = 0.5) -> Tensor | 
 def novel_classes(data: DatasetDescription) -> list[int]:
     """Contiguous ids of the categories that training leaves out; none if there is no split."""
     return list(data.novel_classes or ())
-
-
-def _file_rule(read: _Read) -> Callable[[Picture], str | None]:
-    """How a picture's file is named: the rule that finds the first one, else the usual one."""
-
-    def by_url(picture: Picture) -> str | None:
-        return picture.coco_url and "/".join(picture.coco_url.split("/")[-2:])
-
-    def by_file_name(picture: Picture) -> str | None:
-        return picture.file_name
-
-    rules: list[Callable[[Picture], str | None]] = [by_file_name, by_url]
-    if any(p.neg_category_ids is not None for p in read.file.images[:1]):
-        rules.reverse()
-    for rule in rules:
-        if read.file.images and (name := rule(read.file.images[0])):
-            if os.path.isfile(os.path.join(read.root, name)):
-                return rule
-    complete = (r for r in rules if read.file.images and r(read.file.images[0]))
-    return next(complete, rules[0])
-
-
-def _check_registered(name: str) -> None:
-    if name not in DatasetCatalog:
-        close = difflib.get_close_matches(name, DatasetCatalog.list())
-        raise ValueError(
-            f"No data set '{name}' is registered; close names: {', '.join(close) or 'none'}."
-        )
 
 
 def _is_dir(folder: str) -> bool:

@@ -125,6 +125,8 @@ def do_eval_only(cfg: DictConfig) -> dict:
     prepare_text_embeddings(cfg, val)
     if "novel_classes" in cfg.model.classifier:
         cfg.model.classifier.novel_classes = _novel_in(cfg, val)
+    if "federated_weights" in cfg.model:
+        cfg.model.federated_weights = None  # of the training data and for the loss alone
     model = build_model(cfg)
     evaluated = load_weights(cfg, model, cfg.train.init_checkpoint)
     if cfg.train.ema.enabled and evaluated is model:

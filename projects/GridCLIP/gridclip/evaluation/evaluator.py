@@ -1,7 +1,7 @@
 """Box AP by LVIS's or COCO's metrics, also over the novel and over the base categories."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detectron2.utils.logger import create_small_table
 from numpy.typing import NDArray
 
 from gridclip.data.description import METRICS, DatasetDescription
-from gridclip.files import write_json
+from gridclip.files import write_json, write_json_rows
 
 from .detections import Detections
 from .ground_truth import coco_precision, lvis_precision, per_category, summarise
@@ -75,6 +75,8 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             )
         if ap == "fixed" and max_dets_per_image is not None:
             raise ValueError("Fixed AP has no limit an image: leave max_dets_per_image out.")
+        if max_dets_per_image is not None and max_dets_per_image < 1:
+            raise ValueError(f"max_dets_per_image is {max_dets_per_image}: at least 1 counts.")
         self.max_dets_per_image = max_dets_per_image
         if ap == "standard" and max_dets_per_image is None:
             self.max_dets_per_image = _MAX_DETS[self.metrics]
@@ -103,18 +105,26 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for record, output in zip(inputs, outputs, strict=True):
-            image = self._image_index[record["image_id"]]
+            image = self._image_index.get(record["image_id"])
+            if image is None:
+                raise ValueError(f"Image {record['image_id']!r} is not one of {self.data.source}.")
             instances = output["instances"].to("cpu")
             boxes = instances.pred_boxes.tensor.numpy().copy()
             boxes[:, 2:] -= boxes[:, :2]  # as detectron2 does, in the boxes' own precision
             predicted = instances.pred_classes.numpy()
-            if len(predicted) and predicted.max() >= len(self._class_of):
+            odd = predicted[(predicted < 0) | (predicted >= len(self._class_of))]
+            if len(odd):
                 raise ValueError(
-                    f"The predicted class {predicted.max()} is not one of the "
-                    f"{len(self._class_of)} categories of {self.data.source}: evaluate with the "
-                    "vocabulary of the data set."
+                    f"The predicted class {odd[0]} is not one of the {len(self._class_of)} "
+                    f"categories of {self.data.source}: evaluate with the vocabulary of the data "
+                    "set."
                 )
             classes, scores = self._class_of[predicted], instances.scores.double().numpy()
+            if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+                raise ValueError(
+                    f"In image {record['image_id']!r}, a score or a box is not finite: the weights "
+                    "are of a training that diverged, or damaged."
+                )
             known = classes >= 0
             images = np.full(len(boxes), image)
             self._images.append(image)
@@ -131,13 +141,16 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         found = Detections.cat([d for part in comm.gather(self._found) for d in part])
         if not comm.is_main_process():
             return {}
-        images = sorted(set(images))
+        if len(images) != len(set(images)) or not images:
+            many = f"{len(images)} images were evaluated, {len(set(images))} different ones"
+            raise ValueError(f"{many}: call reset() and then process() once an image.")
+        images = sorted(images)
         if len(images) < len(self.data):
-            logger.warning(f"{len(images)} of {len(self.data)} images are evaluated.")
+            logger.info(f"{len(images)} of {len(self.data)} images are evaluated.")
         if self.ap == "fixed":
             found = found.best_of_each_category(_FIXED_AP_DETS)
         if self.predictions_file is not None:
-            write_json(self.predictions_file, self._as_results(found))
+            write_json_rows(self.predictions_file, self._as_results(found))
         if not self.data.annotations.complete:
             logger.info(
                 f"{self.data.source} has no annotations, so there are no metrics. The detections "
@@ -183,7 +196,7 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         )
         return metrics
 
-    def _as_results(self, found: Detections) -> list[dict]:
+    def _as_results(self, found: Detections) -> Iterator[dict]:
         ids, categories = self.data.annotations.image_ids, self.data.category_ids
         rows = zip(
             found.image_ids.tolist(),
@@ -192,7 +205,5 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             found.scores.tolist(),
             strict=True,
         )
-        return [
-            {"image_id": ids[i], "category_id": categories[c], "bbox": box, "score": score}
-            for i, c, box, score in rows
-        ]
+        for i, c, box, score in rows:
+            yield {"image_id": ids[i], "category_id": categories[c], "bbox": box, "score": score}

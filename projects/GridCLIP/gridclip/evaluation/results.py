@@ -85,7 +85,7 @@ def write_results(
             "dataset_sha256": data.sha256,
             "images": num_images,
             "categories": len(data.names),
-            "split": "open-vocabulary" if novel else "fully supervised",
+            "split": "open-vocabulary" if novel else "no category is named as novel",
             "novel_classes": len(novel),
             "notes": [f"{x.what}: {x.count}: {x.action}" for x in data.findings.items],
         },
