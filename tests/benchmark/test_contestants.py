@@ -25,7 +25,7 @@ def test_annotations_need_not_be_there(monkeypatch, tmp_path):
     and that the sampling of categories has weights to draw by."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert from_config(VILD).classifier.is_novel.sum() == 337
-    assert (from_config(ONE_X).federated_weights > 0).all()
+    assert (from_config(ONE_X).federated_weights > 0).sum() >= 1203 - 337
 
 
 def test_faster_rcnn_is_lviss_without_masks():
