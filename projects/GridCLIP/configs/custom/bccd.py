@@ -27,12 +27,12 @@ model.update(anchor_scale=4.0, center_sampling_radius=0.5)
 
 # A cell has no up or down.
 dataloader.train.mapper.augmentations = [
-    L(T.ResizeShortestEdge)(short_edge_length=(256,), sample_style="choice", max_size=1333),
+    L(T.ResizeShortestEdge)(short_edge_length=(288,), sample_style="choice", max_size=1333),
     L(T.RandomFlip)(horizontal=True),
     L(T.RandomFlip)(horizontal=False, vertical=True),
 ]
 dataloader.train.update(total_batch_size=4, num_workers=0)
-dataloader.test.mapper.augmentations[0].short_edge_length = 256
+dataloader.test.mapper.augmentations[0].short_edge_length = 288
 dataloader.test.update(batch_size=8, num_workers=0)
 
 optimizer.lr = 2e-3
@@ -46,4 +46,4 @@ train.update(
     output_dir="output/bccd/gridclip",
 )
 train.amp.enabled = False
-train.ema.update(enabled=True, decay=0.99)
+train.ema.update(enabled=True, decay=0.995)
