@@ -196,7 +196,10 @@ def test_counts_of_a_benchmark(draw, run, tmp_path):
     _, args = draw("instances_val2017", names=COCO_NAMES[:80])
     code, printed = run(*args)
     assert code == 0
-    assert f"not those of {known.name}: 960 of 5,000 pictures, 960 of 36,781 boxes: a" in printed
+    assert (
+        f"counts beside those of {known.name}: 960 of 5,000 pictures, 960 of 36,781 boxes: a"
+        in printed
+    )
 
 
 def test_counts_of_the_small_lvis(mini_datasets, run):

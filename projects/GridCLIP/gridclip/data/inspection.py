@@ -15,11 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.text import (
-    TextEmbeddings,
-    prompt_phrases,
-    render_prompts,
-)
+from gridclip.text import TextEmbeddings, prompt_phrases, render_prompts
 from gridclip.text.names import make_categories
 
 from .benchmarks import find_benchmark
@@ -119,12 +115,9 @@ def _compare_counts(data: DatasetDescription, found: Findings) -> None:
     here = len(data), len(data.annotations.boxes) + dropped, len(data.names)
     published = known.images, known.boxes, known.categories
     pairs = list(zip(here, published, ("pictures", "boxes", "categories"), strict=True))
-    if differ := [f"{a:,} of {b:,} {what}" for a, b, what in pairs if b not in (None, a)]:
-        action = "a part of it, or another version"
-        found.note(f"counts are not those of {known.name}", [", ".join(differ)], action)
-    else:
-        counts = ", ".join(f"{a:,} {what}" for a, _, what in pairs)
-        found.note(f"counts are those of {known.name}", [counts], "complete")
+    differ = [f"{a:,} of {b:,} {what}" for a, b, what in pairs if b not in (None, a)]
+    result = "a part of it, or another version" if differ else "complete"
+    found.note(f"counts beside those of {known.name}", [", ".join(differ) or "equal"], result)
 
 
 def _check_boxes(
@@ -138,10 +131,9 @@ def _check_boxes(
     rare = np.flatnonzero((counts > 0) & (counts < _FEW_BOXES))
     few = [f"'{data.names[i]}' ({counts[i]})" for i in rare]
     found.note(f"category with fewer than {_FEW_BOXES} boxes", few, "little to learn it from")
-    scales = np.ones(len(data))
-    if test_size is not None:
-        short, long = annotations.sizes.min(axis=1), annotations.sizes.max(axis=1)
-        scales = np.minimum(test_size[0] / short, test_size[1] / long)
+    short, long = annotations.sizes.min(axis=1), annotations.sizes.max(axis=1)
+    shorter, longest = test_size or (short, long)
+    scales = np.minimum(shorter / short, longest / long)
     sides = np.sqrt(annotations.boxes[:, 2:].prod(axis=1)) * scales[annotations.images]
     at = "" if test_size is None else " at {} x {}".format(*test_size)
     for limit in _SMALL:
