@@ -12,10 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from detectron2.config import LazyConfig
-
 from gridclip.engine.audit import audit_split
 from gridclip.files import write_json
+from gridclip.settings import load_config
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -34,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 if no leak was found."""
     args = parse_args(argv)
     try:
-        cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-        audit = audit_split(cfg, args.steps)
+        audit = audit_split(load_config(args.config_file, args.opts), args.steps)
         if args.output is not None:
             write_json(args.output, audit.as_json(), indent=2)
     except (OSError, ValueError, RuntimeError) as error:

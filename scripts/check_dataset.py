@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from gridclip.data import DatasetDescription, open_dataset, training_records
@@ -23,6 +23,7 @@ from gridclip.data.benchmarks import find_benchmark
 from gridclip.data.inspection import Inspection, inspect_dataset, shared_content, size_at_test
 from gridclip.engine.prepare import check_same_categories
 from gridclip.files import replacing
+from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings, as_text_embeddings
 
 
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     done, refused = list[Inspection](), False
     try:
         if args.config_file is not None:
-            cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+            cfg = load_config(args.config_file, args.opts)
             sources = {"data.train": cfg.data.train, "data.val": cfg.data.val}
         for part, source in sources.items():
             try:

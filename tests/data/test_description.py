@@ -308,7 +308,16 @@ def many_boxes(*odd):
 
 
 @pytest.mark.parametrize(
-    "bbox", [[1, 2, float("nan"), 4], [1, 2, 3], None, [1, 2, "3", 4], [0, 0, float("inf"), 1]]
+    "bbox",
+    [
+        [1, 2, float("nan"), 4],
+        [1, 2, 3],
+        None,
+        [1, 2, "3", 4],
+        [0, 0, float("inf"), 1],
+        [1, 1, 10**400, 2],
+        [True, True, True, True],
+    ],
 )
 def test_a_malformed_box_is_left_out_and_named(opened, bbox):
     data = opened(many_boxes(box(7, 10, bbox)))
@@ -316,6 +325,12 @@ def test_a_malformed_box_is_left_out_and_named(opened, bbox):
     assert (found.count, found.action) == (1, "left out")
     assert found.first.startswith("box 0 (image 7, category 10): ")
     assert len(data.annotations.boxes) == 50
+
+
+@pytest.mark.parametrize("bbox", [[60, 2, 5, 4], [1, -9, 3, 9], [-500, 500, 2, 2]])
+def test_a_box_outside_its_picture_is_left_out_and_named(opened, bbox):
+    found = notes(opened(many_boxes(box(7, 10, bbox))))["box outside its picture"]
+    assert found.first == f"box 0 (image 7, category 10): {bbox}"
 
 
 @pytest.mark.parametrize("bbox", [[1, 2, 0, 4], [1, 2, 3, -4]])
@@ -355,6 +370,8 @@ def test_boxes_of_another_format_are_refused(opened):
         (lambda d: d["categories"][0].update(id="3"), "category '3'"),
         (lambda d: d["categories"][0].update(id=10), "occurs twice: category 10"),
         (lambda d: d.update(categories=[]), "no categories"),
+        (lambda d: d["images"][0].update(width=10**30), "image 7: 1000000"),
+        (lambda d: d["annotations"][2].update(iscrowd="0"), "neither 0 nor 1: '0'"),
         (lambda d: d.update(images=[]), "no pictures"),
     ],
 )
@@ -453,6 +470,31 @@ def test_groups_of_categories(opened):
         opened(coco(), groups={"x": ["dog"]})
 
 
+def test_lists_of_names_are_lists(opened):
+    for wrong in (dict(leave_out="cup"), dict(groups={"a": "cup"})):
+        with pytest.raises(ValueError, match=r"is 'cup': write names as a list, .*='\[cup\]'"):
+            opened(coco(), **wrong)
+    with pytest.raises(ValueError, match=r"novel has \['zebra'\], which is no name"):
+        opened(coco(), novel=[["zebra"]])
+    with pytest.raises(DatasetError, match="all are left out"):
+        opened(coco(), leave_out=list(CATEGORIES))
+
+
+def test_sizes_that_are_whole_floats(opened):
+    dataset = coco()
+    dataset["images"][0] |= {"width": 60.0, "height": 40.0}
+    assert opened(dataset).annotations.sizes.tolist() == [[60, 40]] * 3
+
+
+def test_areas_of_nothing(opened):
+    dataset = coco()
+    for annotation, area in zip(dataset["annotations"], (0, -5, 10**400, "9"), strict=True):
+        annotation["area"] = area
+    data = opened(dataset)
+    assert data.annotations.areas.tolist() == [200, 900, 400, 25]
+    assert notes(data)["box without an area above 0"].count == 4
+
+
 def test_arguments_open_the_same_data_set(opened):
     data = opened(coco(), novel=["zebra"], leave_out=[3])
     again = open_dataset(**json.loads(json.dumps(data.arguments)))
@@ -516,6 +558,36 @@ def test_a_data_set_registered_from_a_function(catalog, pictures):
     catalog("nameless_v0", load)
     with pytest.raises(ValueError, match="'nameless_v0' has no names.*thing_classes"):
         open_dataset(dataset="nameless_v0")
+
+
+def test_odd_records_of_a_function(catalog, pictures):
+    def record(**annotation):
+        own = {"bbox": [1, 2, 3, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        return {
+            "file_name": str(pictures / "5.jpg"),
+            "image_id": np.int64(5),
+            "width": np.int32(60),
+            "height": 40,
+            "annotations": [own | annotation],
+        }
+
+    def described(*records, **metadata):
+        name = f"odd_{len(MetadataCatalog.list())}_{id(records)}"
+        catalog(name, lambda: list(records), **({"thing_classes": ["cup"]} | metadata))
+        return open_dataset(dataset=name)
+
+    data = described(record(bbox=np.array([1.0, 2, 3, 4])))
+    assert data.annotations.boxes.tolist() == [[1, 2, 3, 4]] and data.annotations.image_ids == (5,)
+    without = {**record(), "image_id": 6, "annotations": None}
+    assert described(record(), without).image_counts.tolist() == [1]
+    with pytest.raises(DatasetError, match="category 'class 3'"):
+        described(record(category_id=3))
+    with pytest.raises(ValueError, match="has boxes that can't be used"):
+        described(record(bbox_mode=BoxMode.XYWH_REL))
+    with pytest.raises(DatasetError, match="not four finite numbers: box 0 "):
+        described(record(bbox=[1, 2, 3]))
+    with pytest.raises(ValueError, match="has 1 names, and its .* maps to 2 classes"):
+        described(record(), thing_dataset_id_to_contiguous_id={1: 0, 2: 1})
 
 
 def test_lvis_records_registered_from_a_function(catalog, pictures):

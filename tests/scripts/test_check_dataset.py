@@ -77,8 +77,8 @@ def test_pictures(draw, run, tmp_path):
     code, printed = run(*args, "--list", str(tmp_path / "bad.txt"))
     assert code == 1 and printed.endswith("A training can't use it.\n")
     assert f"missing picture: {folder}/004.jpg: put it into {folder}" in printed
-    assert f"unreadable picture: {folder}/001.jpg: OSError: " in printed
-    assert f"{folder}/002.jpg: UnidentifiedImageError: " in printed
+    assert f"unreadable picture: {folder}/001.jpg can't be read as a picture (OSError: " in printed
+    assert f"{folder}/002.jpg can't be read as a picture (UnidentifiedImageError: " in printed
     assert f"{folder}/003.jpg: it is 30 x 20 px, the file says 64 x 48" in printed
     assert f"not list: {folder}/beside.png: not used" in printed
     assert f"copy of another picture: {folder}/006.jpg and {folder}/005.jpg: each" in printed

@@ -20,7 +20,6 @@ class Category(msgspec.Struct, gc=False):
 
     id: Any
     name: Any
-    synonyms: list[str] = []
     frequency: Any = None
     isthing: Any = 1
 
@@ -100,6 +99,11 @@ def from_records(records: Iterable[dict], metadata: Metadata) -> AnnotationFile:
     if mapping is None:
         mapping = {i + first: i for i in range(len(names))}
     ids = {contiguous: category_id for category_id, contiguous in mapping.items()}
+    if sorted(ids) != list(range(len(names))):
+        raise ValueError(
+            f"The data set '{metadata.name}' has {len(names)} names, and its "
+            f"thing_dataset_id_to_contiguous_id maps to {len(ids)} classes: give each name one."
+        )
     images, annotations = [], []
     for record in records:
         try:
@@ -109,21 +113,23 @@ def from_records(records: Iterable[dict], metadata: Metadata) -> AnnotationFile:
             ]
             size = _plain(record["width"]), _plain(record["height"])
             images.append(Picture(image_id, *size, str(record["file_name"]), None, *lists))
-            for annotation in record.get("annotations", ()):
-                box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+            for annotation in record.get("annotations") or ():
+                box = [_plain(x) for x in annotation["bbox"]]
+                if len(box) == 4:  # else it is found later, and named
+                    box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS)
                 contiguous = _plain(annotation["category_id"])
                 category = ids.get(contiguous, f"class {contiguous}")  # the latter is refused
                 crowd, area = annotation.get("iscrowd", 0), annotation.get("area")
-                numbers = [_plain(x) for x in box], _plain(area), _plain(crowd)
+                numbers = list(box), _plain(area), _plain(crowd)
                 annotations.append(Annotation(image_id, category, *numbers))
-        except NotImplementedError as error:
+        except (NotImplementedError, AssertionError) as error:
             raise ValueError(f"'{metadata.name}' has boxes that can't be used: {error}") from error
         except KeyError as error:
             raise ValueError(
                 f"A record of '{metadata.name}' has no {error}: "
                 f"{record.get('file_name', record.get('image_id'))}."
             ) from error
-    has_annotations = any("annotations" in record for record in records)
+    has_annotations = any(record.get("annotations") is not None for record in records)
     categories = [Category(ids[i], name) for i, name in enumerate(names)]
     return AnnotationFile(images, categories, annotations if has_annotations else None)
 

@@ -1,7 +1,6 @@
 """The annotations of a data set as arrays, made of an annotation file once it has been checked."""
 
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from .findings import Findings
 
 _MOST_BAD_BOXES = 0.1  # of all boxes; with more, the file's boxes are probably of another format
 _FREQUENCIES = ("r", "c", "f")
+_HUGE = 10**9  # pixels, more than any picture has a side
 
 ImageId = int | str
 
@@ -130,15 +130,17 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
     found.fault("leave_out names no category", unknown, f"there are {_listed(things)}")
     kept = [c for c in things if c.id not in wanted and category_name(c.name) not in wanted]
     found.fault("no categories", [] if kept else ["all are left out"], "leave_out is too much")
-    names = Counter(category_name(c.name).lower() for c in kept)
+    by_name = defaultdict(list)
+    for c in kept:
+        by_name[category_name(c.name).lower()].append(c)
     twice = [
-        f"'{c.name}' (ids {', '.join(str(x.id) for x in kept if _same_name(x, c))})"
-        for c in kept
-        if names[category_name(c.name).lower()] > 1
+        f"'{same[0].name}' (ids {', '.join(str(c.id) for c in same)})"
+        for same in by_name.values()
+        if len(same) > 1
     ]
     found.fault(
         "two categories of one name",
-        twice[::2],
+        twice,
         "rename one, or leave one out by its id: data.leave_out='[0]'",
     )
     with_frequency = [c for c in kept if c.frequency is not None]
@@ -175,7 +177,7 @@ def build_annotations(
     left_out = {c.id for c in file.categories} - to_class.keys()
     annotations = _check_references(file.annotations or [], image_index, to_class, left_out, found)
     found.raise_faults()
-    annotations = _drop_bad_boxes(annotations, found)
+    annotations = _drop_bad_boxes(annotations, {p.id: p for p in pictures}, found)
     found.raise_faults()
     negatives, not_exhaustive = (
         _class_lists(pictures, field, to_class, left_out, found)
@@ -281,22 +283,35 @@ def _check_references(
     return [a for a in annotations if a.category_id not in left_out]
 
 
-def _drop_bad_boxes(annotations: list[Annotation], found: Findings) -> list[Annotation]:
+def _drop_bad_boxes(
+    annotations: list[Annotation], pictures: Mapping[ImageId, Picture], found: Findings
+) -> list[Annotation]:
     kept: list[Annotation] = []
-    malformed: list[str] = []
-    empty: list[str] = []
+    bad: dict[str, list[str]] = {
+        "box that is not four finite numbers": [],
+        "box without width or height": [],
+        "box outside its picture": [],
+    }
+    malformed, empty, outside = bad.values()
     for index, a in enumerate(annotations):
-        if _is_box(a.bbox) and a.bbox[2] > 0 and a.bbox[3] > 0:
-            kept.append(a)
+        if not _is_box(a.bbox):
+            into = malformed
         else:
-            described = f"box {index} (image {a.image_id!r}, category {a.category_id}): {a.bbox}"
-            (empty if _is_box(a.bbox) else malformed).append(described)
-    if len(malformed) + len(empty) > _MOST_BAD_BOXES * len(annotations):
+            (x, y, w, h), picture = a.bbox, pictures[a.image_id]
+            if w <= 0 or h <= 0:
+                into = empty
+            elif x >= picture.width or y >= picture.height or x + w <= 0 or y + h <= 0:
+                into = outside
+            else:
+                kept.append(a)
+                continue
+        into.append(f"box {index} (image {a.image_id!r}, category {a.category_id}): {a.bbox}")
+    if sum(map(len, bad.values())) > _MOST_BAD_BOXES * len(annotations):
         fix = f"more than {_MOST_BAD_BOXES:.0%} of all boxes: are they [x, y, width, height]?"
-        found.fault("box that is not four finite numbers", malformed, fix)
-        found.fault("box without width or height", empty, fix)
-    found.note("box that is not four finite numbers", malformed, "left out")
-    found.note("box without width or height", empty, "left out")
+        for what, entries in bad.items():
+            found.fault(what, entries, fix)
+    for what, entries in bad.items():
+        found.note(what, entries, "left out")
     return kept
 
 
@@ -328,7 +343,7 @@ def _areas(annotations: Sequence[Annotation], boxes: NDArray, found: Findings) -
     areas = boxes[:, 2] * boxes[:, 3]
     lacking = []
     for i, a in enumerate(annotations):
-        if isinstance(a.area, int | float) and 0 < a.area < math.inf:
+        if _is_number(a.area) and 0 < a.area < _HUGE**2:
             areas[i] = a.area
         else:
             lacking.append(f"image {a.image_id!r}")
@@ -368,24 +383,24 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _same_name(a: Category, b: Category) -> bool:
-    return category_name(a.name).lower() == category_name(b.name).lower()
-
-
 def _is_in(value: Any, known: Collection) -> bool:
     # JSON's true and 1.0 would be found as 1.
     return isinstance(value, int | str) and not isinstance(value, bool) and value in known
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and 0 < value < _HUGE and value == int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_box(box: Any) -> bool:
     return (
         isinstance(box, list | tuple)
         and len(box) == 4
-        and all(isinstance(x, int | float) and math.isfinite(x) for x in box)
+        and all(_is_number(x) and -_HUGE < x < _HUGE for x in box)  # not so of NaN
     )
 
 

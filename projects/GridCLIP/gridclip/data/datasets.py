@@ -70,7 +70,7 @@ def open_dataset(
     if metrics not in (None, *METRICS):
         raise ValueError(f"metrics is '{metrics}': take one of {', '.join(METRICS)}.")
     options = _Options(
-        novel if novel is None or isinstance(novel, str) else tuple(novel),
+        novel if novel is None or isinstance(novel, str) else _as_list(novel, "novel"),
         _as_list(leave_out, "leave_out"),
         only or None,
         tuple((name, _as_list(of, f"groups.{name}")) for name, of in (groups or {}).items()),
@@ -103,6 +103,8 @@ class _Options:
 def _as_list(values: Sequence, what: str) -> tuple:
     if isinstance(values, str):
         raise ValueError(f"{what} is '{values}': write names as a list, {what}='[{values}]'.")
+    if odd := [value for value in values if not isinstance(value, str | int)]:
+        raise ValueError(f"{what} has {odd[0]!r}, which is no name.")
     return tuple(values)
 
 
@@ -220,7 +222,7 @@ def _resolve_novel(
         if not Path(novel).is_file():
             raise ValueError(
                 f"novel is '{novel}', which is neither a file of names nor \"rare\": write names "
-                f"as a list, novel='[{novel}]'."
+                f"as a list, novel='[{novel or 'zebra'}]'."
             )
         novel = tuple(category.name for category in load_categories(novel))
     return classes_of(novel, names, "novel", source)

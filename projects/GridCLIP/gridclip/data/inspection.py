@@ -10,11 +10,11 @@ from pathlib import Path
 import clip
 import numpy as np
 from detectron2.data import MapDataset
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from gridclip.pictures import read_picture
 from gridclip.text import TextEmbeddings, prompt_phrases, render_prompts
 from gridclip.text.names import make_categories
 
@@ -191,10 +191,10 @@ def _check_cosines(
 def _look(path: str) -> tuple[list[int] | None, str]:
     """A picture's width and height, as training reads it, and its digest; or None and the error."""
     try:
-        height, width = read_image(path, "RGB").shape[:2]  # turned as EXIF says
+        height, width = read_picture(path).shape[:2]  # turned as EXIF says
         return [width, height], hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except Exception as error:  # every image format has its own exceptions for a damaged file
-        return None, f"{type(error).__name__}: {error}"
+    except (OSError, ValueError) as error:  # they name the file
+        return None, str(error)
 
 
 def _check_pictures(
@@ -214,7 +214,7 @@ def _check_pictures(
     shown = tqdm(loader, "Reading", unit="picture", total=len(paths))
     for i, path, (size, result) in zip(there, paths, shown, strict=True):
         if size is None:
-            broken.append(f"{path}: {result}")
+            broken.append(result)
             continue
         digests[path] = result
         if size != sizes[i]:
