@@ -62,8 +62,7 @@ def embed(args: argparse.Namespace, regions: Regions) -> tuple[ArrayStore, FillR
 
 def proposals(args: argparse.Namespace) -> tuple[ArrayStore, FillReport]:
     predictor = load_detector(args)
-    cfg = predictor.cfg
-    data = instantiate(cfg.data.train)
+    cfg, data = predictor.cfg, instantiate(predictor.cfg.data.train)
     output = args.output or OmegaConf.select(cfg, "clip.proposals")
     if output is None:
         raise ValueError("The config names no clip.proposals: give --output.")
@@ -107,7 +106,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         add = command.add_argument
-        add("--dataset", metavar="NAME", help="a name in detectron2's DatasetCatalog, or:")
+        add("--dataset", metavar="NAME", help="in detectron2's DatasetCatalog; or --json, --images")
         add("--json", metavar="FILE", help="annotations in COCO's or LVIS's format")
         add("--images", metavar="DIR", help="the folder of their pictures")
         add("--clip", required=True, help="the teacher: clip://RN50 or a file of CLIP weights")

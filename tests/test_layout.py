@@ -57,8 +57,9 @@ def test_no_file_is_too_long_to_read():
     assert longer_than(150, SCRIPTS) == {}
 
 
-def test_the_product_is_read_in_one_sitting():
-    assert sum(map(count_lines, PRODUCT)) <= 6000
+def test_the_product_is_read_in_two_sittings():
+    """In two by now: the second is on data of one's own and what is refused."""
+    assert sum(map(count_lines, PRODUCT)) <= 8300
 
 
 def read_project() -> dict:

@@ -50,6 +50,7 @@ def test_from_clips_weights_to_results_and_a_predictor(own, world):
     assert {"AP", "AP50", "AP_novel", "AP50_novel", "AP_base"} <= set(results["metrics"]["bbox"])
     written = json.loads(Path(cfg.train.output_dir, "coco_instances_results.json").read_text())
     assert {r["category_id"] for r in written} <= {3, 10, 17} and written
+    assert len(list(Path(cfg.train.output_dir, "pictures").glob("*.jpg"))) == 12
 
     cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
     do_eval_only(cfg)

@@ -105,7 +105,7 @@ def _arguments(target: Any) -> set[str]:
 # What gridclip.engine reads, with values in configs/common/train.py. detectron2 reads the last.
 TRAIN_SETTINGS: dict[str, Collection[str]] = {
     "train": "output_dir init_checkpoint max_iter seed device amp inference ema clip_grad_norm ddp "
-    "checkpointer eval_period best_metric log_period cudnn_benchmark".split(),
+    "checkpointer eval_period best_metric log_period pictures cudnn_benchmark".split(),
     "train.amp": ["enabled"],
     "train.inference": ["dtype", "compile"],
     "train.ema": ["enabled", "decay"],

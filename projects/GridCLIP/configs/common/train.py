@@ -25,6 +25,7 @@ train = dict(
     eval_period=30_000,
     best_metric="bbox/AP",
     log_period=20,
+    pictures=0,  # drawn at the end, detections beside the ground truth
 )
 
 optimizer = L(torch.optim.AdamW)(

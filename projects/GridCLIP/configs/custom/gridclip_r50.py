@@ -38,5 +38,5 @@ dataloader.train.dataset.filter_empty = False
 dataloader.train.total_batch_size = None
 optimizer.lr = None
 lr_multiplier.warmup_length = None
-train.update(max_iter=None, eval_period=None, output_dir="output/own_data")
+train.update(max_iter=None, eval_period=None, pictures=12, output_dir="output/own_data")
 train.checkpointer.period = None

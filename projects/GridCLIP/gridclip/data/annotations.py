@@ -1,6 +1,6 @@
 """The annotations of a data set as arrays, made of an annotation file once it has been checked."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridclip.text.names import category_name
-
 from .annotation_file import Annotation, AnnotationFile, Category, Picture
 from .findings import Findings
 
 _MOST_BAD_BOXES = 0.1  # of all boxes; with more, the file's boxes are probably of another format
-_FREQUENCIES = ("r", "c", "f")
 _HUGE = 10**9  # pixels, more than any picture has a side
 
 ImageId = int | str
@@ -110,51 +107,6 @@ def in_folder(file: AnnotationFile, folder: str, found: Findings) -> AnnotationF
     return AnnotationFile(kept, file.categories, boxes)
 
 
-def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Findings) -> list:
-    """The categories in the order of their ids, without those that are left out on request.
-
-    Args:
-        leave_out: names, or ids where two have one name.
-        found: gets what was found.
-    """
-    things = [c for c in file.categories if c.isthing]
-    found.fault("no categories", [] if things else ["'categories' is empty"], "name them there")
-    _check_ids("category", [c.id for c in things], "of categories", found)
-    unnamed = [f"category {c.id}" for c in things if not _is_name(c.name)]
-    found.fault("category without a name", unnamed, "give it a name")
-    found.raise_faults()
-    things.sort(key=lambda c: c.id)
-    known = {c.id for c in things} | {category_name(c.name) for c in things}
-    wanted = [category_name(x) if isinstance(x, str) else x for x in leave_out]
-    unknown = [f"'{x}'" for x in wanted if x not in known]
-    found.fault("leave_out names no category", unknown, f"there are {_listed(things)}")
-    kept = [c for c in things if c.id not in wanted and category_name(c.name) not in wanted]
-    found.fault("no categories", [] if kept else ["all are left out"], "leave_out is too much")
-    by_name = defaultdict(list)
-    for c in kept:
-        by_name[category_name(c.name).lower()].append(c)
-    twice = [
-        f"'{same[0].name}' (ids {', '.join(str(c.id) for c in same)})"
-        for same in by_name.values()
-        if len(same) > 1
-    ]
-    found.fault(
-        "two categories of one name",
-        twice,
-        "rename one, or leave one out by its id: data.leave_out='[0]'",
-    )
-    with_frequency = [c for c in kept if c.frequency is not None]
-    odd = [
-        f"category {c.id} '{c.name}' has frequency {c.frequency!r}"
-        for c in kept
-        if with_frequency and c.frequency not in _FREQUENCIES
-    ]
-    odd.sort(key=lambda entry: entry.endswith("None"))  # an odd value says more than none
-    found.fault("unknown frequency", odd, "give all categories 'r', 'c' or 'f', or none")
-    found.raise_faults()
-    return kept
-
-
 def build_annotations(
     file: AnnotationFile,
     categories: Sequence[Category],
@@ -203,14 +155,6 @@ def build_annotations(
     _check_scale(made, categories, found)
     found.raise_faults()
     return made
-
-
-def _check_ids(kind: str, ids: Sequence[Any], where: str, found: Findings) -> None:
-    odd = [f"{kind} {i!r}" for i in ids if isinstance(i, bool) or not isinstance(i, int)]
-    found.fault(f"{kind} id that is no integer", odd, "number them")
-    if not odd:
-        twice = [f"{kind} {i}" for i, count in Counter(ids).items() if count > 1]
-        found.fault(f"{kind} id that occurs twice", twice, f"ids {where} must be unique")
 
 
 def _check_pictures(
@@ -379,10 +323,6 @@ def _check_scale(made: Annotations, categories: Sequence[Category], found: Findi
         found.note("picture without boxes", ["background"] * empty, "kept")
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 def _is_in(value: Any, known: Collection) -> bool:
     # JSON's true and 1.0 would be found as 1.
     return isinstance(value, int | str) and not isinstance(value, bool) and value in known
@@ -402,8 +342,3 @@ def _is_box(box: Any) -> bool:
         and len(box) == 4
         and all(_is_number(x) and -_HUGE < x < _HUGE for x in box)  # not so of NaN
     )
-
-
-def _listed(categories: Sequence[Category]) -> str:
-    names = [f"'{c.name}'" for c in categories[:5]]
-    return ", ".join(names) + (", ..." if len(categories) > 5 else "")

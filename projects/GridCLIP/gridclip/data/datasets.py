@@ -17,7 +17,8 @@ from gridclip.clip_weights import sha256_of_file
 from gridclip.text.names import category_name, load_categories
 
 from .annotation_file import AnnotationFile, Picture, from_records, read_annotation_file
-from .annotations import build_annotations, check_categories, in_folder
+from .annotations import build_annotations, in_folder
+from .categories import check_categories
 from .description import METRICS, DatasetDescription
 from .findings import DatasetError, Findings
 

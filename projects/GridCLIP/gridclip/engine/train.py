@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.data import DatasetDescription, novel_classes
-from gridclip.evaluation import OpenVocabularyEvaluator, write_results
+from gridclip.evaluation import OpenVocabularyEvaluator, draw_results, write_results
 from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
 
@@ -181,6 +181,9 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     if averaged is not None and not resuming:
         averaged.module.load_state_dict(model.state_dict())
     trainer.train(start_iter, cfg.train.max_iter)
+    if cfg.train.pictures and val.annotations.complete and comm.is_main_process():
+        drawn = draw_results(cfg.train.output_dir, max_images=cfg.train.pictures)
+        logger.info(f"{len(drawn)} pictures are in {drawn[0].parent}")
 
 
 class BackboneLRFactor:

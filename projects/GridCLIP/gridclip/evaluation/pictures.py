@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from gridclip.data.description import DatasetDescription
+from gridclip.data import DatasetDescription, all_records, open_dataset
 from gridclip.files import replacing
 from gridclip.pictures import read_picture
 
 from .fonts import font_families
+from .results import read_results
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -90,6 +91,38 @@ def draw_detections(
             picture.save(partial, quality=90)
         written.append(path)
     return written
+
+
+def draw_results(
+    output_dir: str | os.PathLike, *, score_threshold: float | None = None, max_images: int = 12
+) -> list[Path]:
+    """Draw what an evaluation found into ``<output_dir>/pictures``; see :func:`draw_detections`.
+
+    Raises:
+        FileNotFoundError: the folder holds no results, or the data are not there any more.
+        ValueError: the results are of an earlier version, which did not say where the data are.
+    """
+    output_dir = Path(output_dir)
+    results = output_dir / "results.json"
+    if (arguments := read_results(results).get("data")) is None:
+        raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
+    if not (written := sorted(output_dir.glob("*_instances_results.json"))):
+        raise FileNotFoundError(
+            f"No *_instances_results.json in {output_dir}: evaluate first, with this output folder."
+        )
+    data = open_dataset(**arguments)
+    data.check_pictures()
+    newest = max(written, key=lambda path: path.stat().st_mtime)
+    found = json.loads(newest.read_text(encoding="utf-8"))
+    images = {detection["image_id"] for detection in found}  # may be a part of the data set
+    return draw_detections(
+        [record for record in all_records(data) if record["image_id"] in images],
+        data,
+        found,
+        output_dir / "pictures",
+        score_threshold=score_threshold,
+        max_images=max_images,
+    )
 
 
 def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path:
