@@ -104,8 +104,7 @@ def test_what_is_drawn_as_novel_is_what_the_evaluation_left_out(dataset, output_
     """Not what the file calls rare."""
     seen = []
     monkeypatch.setattr(
-        visualize_results,
-        "draw_detections",
+        "gridclip.evaluation.pictures.draw_detections",
         lambda records, data, *_, **__: seen.append(data) or [],
     )
     leave_predictions(output_dir)
@@ -124,7 +123,9 @@ def test_of_several_evaluations_the_last_is_drawn(dataset, output_dir):
     visualize_results.main([str(output_dir)])
     assert [p.name for p in (output_dir / "pictures").iterdir()] == [f"{2:012}.jpg"]
     os.utime(new, (0, 0))
-    assert visualize_results.find_predictions(output_dir) == old
+    (output_dir / "pictures" / f"{2:012}.jpg").unlink()
+    visualize_results.main([str(output_dir)])
+    assert [p.name for p in (output_dir / "pictures").iterdir()] == [f"{1:012}.jpg"]
 
 
 def test_errors_name_what_is_missing(dataset, output_dir):
@@ -132,16 +133,16 @@ def test_errors_name_what_is_missing(dataset, output_dir):
         with pytest.raises(SystemExit, match=message):
             visualize_results.main([str(output_dir), *arguments])
 
-    fails(r"No \*_instances_results\.json in .*output: evaluate first")
-    leave_predictions(output_dir)
     fails(r"results\.json does not exist")
     leave_results(output_dir, dataset)
+    fails(r"No \*_instances_results\.json in .*output: evaluate first")
+    leave_predictions(output_dir)
     picture = Path(dataset.file_name(0))
     picture.rename(picture.with_suffix(".away"))
     fails(rf"1 of the 2 pictures of .*annotations\.json are missing, the first .*{picture.name}")
     json_file = Path(dataset.arguments["json"])
     json_file.rename(json_file.with_suffix(".away"))
-    fails(r"annotations\.json.*DETECTRON2_DATASETS")
+    fails(r"'annotations\.json' are not at .*Check the path")
     (output_dir / "results.json").write_text("{}")
     fails(r"results\.json has no metrics")
     assert not (output_dir / "pictures").exists()

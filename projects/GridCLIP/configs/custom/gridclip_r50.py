@@ -22,7 +22,7 @@ from ..lvis.gridclip_r50_ov_1x import (
 
 data.novel = None
 for _part in (data.train, data.val):
-    _part.update(json=None, images=None, dataset=None, leave_out="${data.leave_out}", hint="")
+    _part.update(json=None, images=None, dataset=None, leave_out="${data.leave_out}")
 data.leave_out = []
 
 # CLIP's embeddings of your names and pictures lie beside the results.

@@ -40,7 +40,7 @@ def open_dataset(
     only: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     metrics: str | None = None,
-    hint: str = _HINT,
+    hint: str | None = None,
 ) -> DatasetDescription:
     """Describe a data set. In one process, its file is read once.
 
@@ -57,7 +57,7 @@ def open_dataset(
             into it. LVIS's minival is the part of LVIS val in COCO's val2017.
         groups: further groups of categories whose AP is reported: names of the categories.
         metrics: "coco" or "lvis". None: LVIS's for a federated data set, else COCO's.
-        hint: what to do if the file is missing.
+        hint: what to do if the file is missing; None: what is usual.
 
     Raises:
         ValueError: arguments that do not fit, or a DatasetError: the file can't be used.
@@ -77,6 +77,8 @@ def open_dataset(
         tuple((name, _as_list(of, f"groups.{name}")) for name, of in (groups or {}).items()),
         metrics,
     )
+    if hint is None:
+        hint = "Check the path." if dataset is None else _HINT
     if dataset is not None:
         _check_registered(dataset)
         metadata, load = MetadataCatalog.get(dataset), DatasetCatalog[dataset]

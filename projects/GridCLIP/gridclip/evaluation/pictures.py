@@ -114,7 +114,8 @@ def draw_results(
     data.check_pictures()
     newest = max(written, key=lambda path: path.stat().st_mtime)
     found = json.loads(newest.read_text(encoding="utf-8"))
-    images = {detection["image_id"] for detection in found}  # may be a part of the data set
+    # What was evaluated may be a part of the data set; where nothing was found, it is not known.
+    images = {detection["image_id"] for detection in found} or set(data.annotations.image_ids)
     return draw_detections(
         [record for record in all_records(data) if record["image_id"] in images],
         data,
