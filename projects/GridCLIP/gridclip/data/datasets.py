@@ -240,7 +240,8 @@ def classes_of(
     for name in wanted:
         if category_name(str(name)) not in index:
             close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"the first is '{names[0]}'."
+            first = ", ".join(f"'{other}'" for other in names[:5])
+            hint = f"did you mean '{close[0]}'?" if close else f"there are {first}, ..."
             raise DatasetError(
                 f"{what} has '{name}', which is none of the {len(names)} categories of {source}: "
                 f"{hint}"
