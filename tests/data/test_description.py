@@ -422,7 +422,7 @@ def test_a_test_set_without_annotations(opened):
     dataset = coco()
     del dataset["annotations"]
     data = opened(dataset)
-    assert not data.annotations.complete and "annotations" not in all_records(data)[0]
+    assert not data.annotations.available and "annotations" not in all_records(data)[0]
     with pytest.raises(ValueError, match="no annotations: there is nothing to train on"):
         training_records(data)
 

@@ -197,6 +197,12 @@ def test_text_embeddings_of_other_names(own, tmp_path):
     refused(cfg, "text.safetensors does not fit: .*another order.*'blue thing' instead of 'red")
 
 
+def test_random_vectors_beside_clips_weights(own):
+    cfg = own()
+    TextEmbeddings.random(instantiate(cfg.data.train).names, 32).save(cfg.clip.text_embeddings)
+    refused(cfg, "does not fit: It holds random vectors, and clip.weights is .*tiny.pt")
+
+
 def test_stale_templates(own):
     cfg = own()
     prepare_text_embeddings(cfg, instantiate(cfg.data.train))

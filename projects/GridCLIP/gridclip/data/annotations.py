@@ -63,7 +63,7 @@ class Annotations:
         crowds: (M,) bool, whether a box is around many objects of the category.
         negatives, not_exhaustive: contiguous ids of the categories that are surely absent from an
             image, and of those of which some objects lack a box; None if all is annotated.
-        complete: False for a test set whose annotations are kept back.
+        available: False for a test set whose annotations are kept back.
     """
 
     image_ids: tuple[ImageId, ...]
@@ -76,7 +76,7 @@ class Annotations:
     crowds: NDArray
     negatives: Ragged | None
     not_exhaustive: Ragged | None
-    complete: bool
+    available: bool
 
     def of_image(self, index: int) -> slice:
         """The boxes of an image."""
@@ -150,7 +150,7 @@ def build_annotations(
         crowds=np.array([bool(a.iscrowd) for a in annotations], dtype=bool)[order],
         negatives=negatives,
         not_exhaustive=not_exhaustive,
-        complete=bool(file.annotations),
+        available=bool(file.annotations),
     )
     _check_scale(made, categories, found)
     found.raise_faults()
@@ -313,7 +313,7 @@ def _check_scale(made: Annotations, categories: Sequence[Category], found: Findi
             fix = "most do: are they [x, y, width, height], and the images' sizes right?"
             found.fault("box that reaches out of its picture", entries, fix)
         found.note("box that reaches out of its picture", entries, "cut at the border in training")
-    if made.complete:
+    if made.available:
         used = set(made.classes.tolist())
         unused = [f"'{c.name}' (id {c.id})" for i, c in enumerate(categories) if i not in used]
         found.note(

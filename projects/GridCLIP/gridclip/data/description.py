@@ -82,7 +82,7 @@ class DatasetDescription:
     def describe(self) -> str:
         """One line on what it is."""
         kind = "federated" if self.federated else "complete"
-        kind = kind if self.annotations.complete else "kept back"
+        kind = kind if self.annotations.available else "kept back"
         novel = "" if self.novel_classes is None else f", {len(self.novel_classes)} of them novel"
         return (
             f"{self.source}: {len(self):,} pictures, {len(self.annotations.boxes):,} boxes, "

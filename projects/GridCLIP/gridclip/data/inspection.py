@@ -124,7 +124,7 @@ def _check_boxes(
     data: DatasetDescription, test_size: tuple[int, int] | None, found: Findings
 ) -> None:
     annotations, total = data.annotations, len(data.annotations.boxes)
-    if not annotations.complete:
+    if not annotations.available:
         found.note("no annotations", ["a test set"], "for neither training nor evaluation")
         return
     counts = np.bincount(annotations.classes, minlength=len(data.names))

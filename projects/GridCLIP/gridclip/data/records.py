@@ -58,7 +58,7 @@ class Records(Sequence[dict]):
             "width": width,
             "height": height,
         }
-        if annotations.complete:
+        if annotations.available:
             record["annotations"] = self._boxes(index)
         if self.negatives is not None:
             record["negative_classes"] = self.negatives[index]
@@ -113,7 +113,7 @@ def training_records(
         ValueError: there is nothing to train on.
     """
     annotations, novel = data.annotations, data.novel_classes or ()
-    if not annotations.complete:
+    if not annotations.available:
         raise ValueError(f"{data.source} has no annotations: there is nothing to train on.")
     if len(novel) == len(data.names):
         raise ValueError(f"All categories of {data.source} are novel: nothing to train on.")

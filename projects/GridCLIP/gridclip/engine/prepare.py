@@ -86,6 +86,8 @@ def check_text_embeddings(cfg: DictConfig, names: Sequence[str] | None = None) -
     embeddings = TextEmbeddings.load(path)
     templates = None if cfg.clip.weights is None else get_templates(cfg.clip.templates)
     try:
+        if cfg.clip.weights is not None and embeddings.clip_model == TextEmbeddings.RANDOM:
+            raise ValueError(f"It holds random vectors, and clip.weights is {cfg.clip.weights}.")
         embeddings.check(
             names=names,
             dim=cfg.model.classifier.embed_dim,

@@ -181,7 +181,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     if averaged is not None and not resuming:
         averaged.module.load_state_dict(model.state_dict())
     trainer.train(start_iter, cfg.train.max_iter)
-    if cfg.train.pictures and val.annotations.complete and comm.is_main_process():
+    if cfg.train.pictures and val.annotations.available and comm.is_main_process():
         drawn = draw_results(cfg.train.output_dir, max_images=cfg.train.pictures)
         logger.info(f"{len(drawn)} pictures are in {drawn[0].parent}")
 

@@ -151,7 +151,7 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             found = found.best_of_each_category(_FIXED_AP_DETS)
         if self.predictions_file is not None:
             write_json_rows(self.predictions_file, self._as_results(found))
-        if not self.data.annotations.complete:
+        if not self.data.annotations.available:
             logger.info(
                 f"{self.data.source} has no annotations, so there are no metrics. The detections "
                 f"are in {self.predictions_file}."

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class TextEmbeddings:
     Raises:
         ValueError: one of these is not as described; the message says which.
     """
+
+    RANDOM: ClassVar[str] = "random"  # in place of a CLIP model's name
 
     names: tuple[str, ...]
     embeddings: Tensor
@@ -152,7 +155,7 @@ class TextEmbeddings:
         for name in names:
             seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
             rows.append(torch.randn(dim, generator=torch.Generator().manual_seed(seed)))
-        return cls(tuple(names), F.normalize(torch.stack(rows), dim=1), (), "random", "")
+        return cls(tuple(names), F.normalize(torch.stack(rows), dim=1), (), cls.RANDOM, "")
 
     def check(
         self,
