@@ -5,7 +5,8 @@
     python scripts/check_dataset.py --dataset lvis_v1_val
     python scripts/check_dataset.py --config-file CONFIG.py data.train.json=train.json
 
-With a config both of its data sets are checked, and whether they share pictures. Exits with 1 if a
+With a config both of its data sets are checked, and whether they share pictures; of a benchmark's
+config take --part val. Exits with 1 if a
 training would be refused, or pictures are missing or can't be read; what one should know, but can
 train with, is printed and changes nothing.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
-from gridclip.data import DatasetDescription, open_dataset, training_records
+from gridclip.data import DatasetDescription, open_dataset
 from gridclip.data.benchmarks import find_benchmark
 from gridclip.data.inspection import Inspection, inspect_dataset, shared_content, size_at_test
 from gridclip.engine.prepare import check_same_categories
@@ -68,11 +69,8 @@ def check(
     return done
 
 
-def check_together(cfg: DictConfig | None, train: Inspection, val: Inspection) -> None:
-    """Raises ValueError if a training refuses them."""
-    if cfg is None:
-        training_records(train.data)
-        return
+def check_together(cfg: DictConfig, train: Inspection, val: Inspection) -> None:
+    """Raises ValueError if a training refuses the two."""
     instantiate(cfg.dataloader.train.dataset)
     check_same_categories(train.data, val.data)
     if shared := shared_content(train, val):
@@ -84,14 +82,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--json", metavar="FILE", help="annotations in COCO's or LVIS's format, with:")
-    add("--images", metavar="DIR", help="the folder of their pictures; or:")
-    add("--dataset", metavar="NAME", help="a name in detectron2's DatasetCatalog; or:")
-    add("--config-file", metavar="CONFIG.py", help="data.train and data.val of a config")
+    add("--json", metavar="FILE", help="annotations in COCO's or LVIS's format")
+    add("--images", metavar="DIR", help="the folder of the pictures of --json")
+    add("--dataset", metavar="NAME", help="instead: a name in detectron2's DatasetCatalog")
+    add("--config-file", metavar="CONFIG.py", help="instead: the data sets of a config")
+    add("--part", choices=["train", "val"], help="this data set of the config alone")
     add("opts", nargs="*", metavar="key=value", help="overrides of the config")
     add("--num-workers", type=int, default=os.cpu_count(), help="default: all cores")
     add("--clip", metavar="WEIGHTS", help="compare the names by CLIP: clip://RN50 or a file")
-    add("--text-embeddings", metavar="FILE", help="or by these, and default to the config's")
+    add("--text-embeddings", metavar="FILE", help="compare the names by these instead")
     add("--list", type=Path, metavar="FILE", help="write all pictures that can't be used there")
     return parser.parse_args(argv)
 
@@ -104,7 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.config_file is not None:
             cfg = load_config(args.config_file, args.opts)
-            sources = {"data.train": cfg.data.train, "data.val": cfg.data.val}
+            sources = {
+                f"data.{part}": cfg.data[part]
+                for part in ([args.part] if args.part else ["train", "val"])
+            }
         for part, source in sources.items():
             try:
                 done.append(check(args, part, source, cfg))
@@ -115,12 +117,15 @@ def main(argv: list[str] | None = None) -> int:
             with replacing(args.list) as partial:
                 lines = [line for inspection in done for line in inspection.pictures]
                 partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if not refused:
+        if not refused and len(done) == 2:
             check_together(cfg, done[0], done[-1])
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     usable = not refused and all(inspection.usable for inspection in done)
-    print("\nA training can use it." if usable else "\nA training can't use it.")
+    if usable and any(not inspection.data.annotations.available for inspection in done):
+        print("\nIt can be evaluated without metrics: there are no annotations.")
+    else:
+        print("\nA training can use it." if usable else "\nA training can't use it.")
     return 0 if usable else 1
 
 

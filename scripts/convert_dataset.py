@@ -10,7 +10,8 @@ data.yaml; those of VOC are sorted, and all that --annotations has, so that all 
 Polygons become their boxes. A picture without a file of YOLO labels has no objects.
 
 supervision reads the boxes. VOC counts pixels from 1 and xmax is in the box, so xmin and ymin lose
-1. Where a file counted from 0, boxes become a pixel larger, and a 0 becomes -1.
+1. Where a file counted from 0, boxes become a pixel larger, and a 0 becomes -1. Objects that VOC
+calls difficult are objects like others.
 """
 
 import argparse

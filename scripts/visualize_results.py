@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from gridclip.evaluation import draw_results, plot_losses
+from gridclip.settings import load_config
 
 
 def draw_losses(output_dir: Path) -> None:
@@ -33,8 +34,13 @@ def main(argv: list[str] | None = None) -> None:
         type=float,
         help="default: of each image the best, as many as its ground-truth boxes, at least 5",
     )
+    parser.add_argument(
+        "--config-file", metavar="CONFIG.py", help="of the run, if it registers its data set"
+    )
     args = parser.parse_args(argv)
     try:
+        if args.config_file is not None:
+            load_config(args.config_file)
         draw_losses(args.output_dir)
         options = dict(score_threshold=args.score_threshold, max_images=args.max_images)
         for path in draw_results(args.output_dir, **options):

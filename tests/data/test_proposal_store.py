@@ -56,8 +56,8 @@ def test_files_are_plain_npy_and_json(complete):
     assert arrays == {"boxes": (3, 4, 4), "scores": (3, 4), "counts": (3,), "done": (3,)}
     manifest = json.loads((complete / "manifest.json").read_text())
     assert manifest["weights_sha256"] == "ab" * 32 and manifest["version"] == 1
-    # Those of release 0.1.0: its stores can be read.
-    keys = {"dataset", "image_ids", "image_ids_sha256", "version"}
+    # Those of release 0.1.0 and one that may be absent: its stores can be read.
+    keys = {"dataset", "image_ids", "image_ids_sha256", "pictures_sha256", "version"}
     assert set(manifest) == keys | {"weights_sha256", "max_proposals", "inference"}
 
 

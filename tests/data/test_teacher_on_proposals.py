@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import clip
 import numpy as np
 import pytest
@@ -262,7 +264,7 @@ def test_bad_pictures_are_named_and_the_rest_goes_on(
     proposals, records, tmp_path, archive, num_workers
 ):
     bad = [dict(record) for record in records]
-    bad[0]["file_name"] = str(tmp_path / "gone.png")
+    bad[0]["file_name"] = str(tmp_path / "gone" / Path(bad[0]["file_name"]).name)
     bad[2]["width"] = 51
     report = precompute(proposals, bad, tmp_path / "store", archive, num_workers=num_workers)
     assert report.done == 2
@@ -294,7 +296,8 @@ def test_exif_orientation_is_applied(proposals, records, tmp_path, archive):
     turned, exif = [], Image.Exif()
     exif[274] = 6  # the camera was held upright: rotate by 90 degrees clockwise to show it
     for record in records:
-        file_name = record["file_name"].replace(".png", "_turned.png")
+        file_name = str(tmp_path / "turned_pictures" / Path(record["file_name"]).name)
+        Path(file_name).parent.mkdir(exist_ok=True)
         image = np.rot90(np.asarray(Image.open(record["file_name"])))
         Image.fromarray(np.ascontiguousarray(image)).save(file_name, exif=exif)
         turned.append(record | dict(file_name=file_name))

@@ -1,18 +1,19 @@
 """Data of one's own through the whole of training and evaluation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from PIL import Image
 
-from gridclip.data import open_dataset
+from gridclip.data import all_records, open_dataset
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.schedule import complete_schedule
@@ -135,6 +136,122 @@ def test_validation_in_another_order_of_ids(own, tmp_path, world):
     assert results_of(cfg)["metrics"]["bbox"] == pytest.approx(expected, nan_ok=True)
 
 
+def test_evaluation_alone_takes_the_vocabulary_of_the_training(own, tmp_path, world):
+    """Also on a file that has its categories in another order, or fewer of them."""
+    cfg = own()
+    do_train(cfg)
+    expected = results_of(cfg)["metrics"]["bbox"]
+    dataset = json.loads(Path(cfg.data.val.json).read_text())
+    for record in (*dataset["categories"], *dataset["annotations"]):
+        key = "id" if "name" in record else "category_id"
+        record[key] = 20 - record[key]
+    cfg.data.val.json = str(tmp_path / "other.json")
+    Path(cfg.data.val.json).write_text(json.dumps(dataset))
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    before = Path(cfg.clip.text_embeddings).read_bytes()
+    do_eval_only(cfg)
+    assert results_of(cfg)["metrics"]["bbox"] == pytest.approx(expected, nan_ok=True)
+    dataset["categories"] = dataset["categories"][:2]
+    kept = {c["id"] for c in dataset["categories"]}
+    dataset["annotations"] = [a for a in dataset["annotations"] if a["category_id"] in kept]
+    Path(cfg.data.val.json).write_text(json.dumps(dataset))
+    do_eval_only(cfg)
+    assert results_of(cfg)["protocol"]["categories"] == 2
+    assert Path(cfg.clip.text_embeddings).read_bytes() == before
+
+
+def test_a_test_set_without_annotations_evaluated_alone(own, tmp_path, world):
+    """An earlier results.json does not stay beside the new detections."""
+    cfg = own()
+    do_train(cfg)
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    cfg.data.val.json = str(as_coco(world, tmp_path / "test.json", annotations=[]))
+    assert do_eval_only(cfg) == {}
+    assert Path(cfg.train.output_dir, "coco_instances_results.json").is_file()
+    assert not Path(cfg.train.output_dir, "results.json").exists()
+
+
+def test_lvis_boxes_without_polygons(own, world, tmp_path):
+    dataset = json.loads((world / "annotations.json").read_text())
+    for image in dataset["images"]:
+        del image["coco_url"]
+        image["file_name"] = f"{image['id']}.png"
+    for annotation in dataset["annotations"]:
+        annotation["segmentation"] = []
+    cfg = own(dataset)
+    do_train(cfg)
+    results = results_of(cfg)
+    assert "lvis-api" in results["protocol"]["evaluator"] and "APf" in results["metrics"]["bbox"]
+
+
+def test_a_data_set_of_a_function(own):
+    cfg = own()
+    data = open_dataset(json=cfg.data.train.json, images=cfg.data.train.images)
+    DatasetCatalog.register("own_function", lambda: list(all_records(data)))
+    MetadataCatalog.get("own_function").thing_classes = list(data.names)
+    try:
+        for part in (cfg.data.train, cfg.data.val):
+            part.update(json=None, images=None, dataset="own_function")
+        do_train(cfg)
+    finally:
+        DatasetCatalog.remove("own_function")
+        MetadataCatalog.remove("own_function")
+    assert "pycocotools" in results_of(cfg)["protocol"]["evaluator"]
+
+
+def test_detectron2s_evaluator_of_other_classes_is_refused(own, world):
+    dataset = json.loads(as_coco(world, world.parent / "plain.json").read_text())
+    for i, annotation in enumerate(dataset["annotations"]):
+        annotation["id"] = i + 1
+    cfg = own(dataset)
+    cfg.data.leave_out = ["red thing"]
+    register_coco_instances("own_v0", {}, cfg.data.val.json, cfg.data.val.images)
+    try:
+        cfg.data.val.update(json=None, images=None, dataset="own_v0")
+        cfg.dataloader.evaluator = LazyCall(COCOEvaluator)(
+            dataset_name="own_v0", output_dir="${train.output_dir}"
+        )
+        refused(
+            cfg,
+            "COCOEvaluator has 3 classes, the first 'red thing', and the detector 2, the first 'g",
+        )
+    finally:
+        DatasetCatalog.remove("own_v0")
+        MetadataCatalog.remove("own_v0")
+
+
+def test_embeddings_of_other_pictures_with_the_same_ids(own, world, tmp_path):
+    cfg = own()
+    do_train(cfg)
+    pictures = tmp_path / "others"
+    pictures.mkdir()
+    dataset = json.loads(Path(cfg.data.train.json).read_text())
+    for image in dataset["images"]:
+        (pictures / f"other{image['id']}.png").write_bytes(
+            (world / "train2017" / image["file_name"]).read_bytes()
+        )
+        image["file_name"] = f"other{image['id']}.png"
+    cfg = own(dataset)
+    cfg.data.train.images = cfg.data.val.images = str(pictures)
+    with pytest.raises(ValueError, match="(?s)was made for something else.*pictures_sha256"):
+        do_train(cfg)
+
+
+def test_a_resumed_run_keeps_its_schedule(own, monkeypatch):
+    """Also on another number of GPUs."""
+    cfg = own(max_iter=None)
+    data = instantiate(cfg.data.train)
+    complete_schedule(cfg, data)
+    assert LazyConfig.load(f"{cfg.train.output_dir}/config.yaml").train.max_iter == 10_000
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 4)
+    again = own(max_iter=None)
+    complete_schedule(again, data, resume=True)
+    assert again.dataloader.train.total_batch_size == 4 and again.train.max_iter == 10_000
+    assert again.optimizer.lr == cfg.optimizer.lr
+    complete_schedule(new := own(max_iter=None), data)
+    assert new.dataloader.train.total_batch_size == 16
+
+
 def refused(cfg, match):
     """Before the first step: no checkpoint, no embeddings of pictures."""
     with pytest.raises((ValueError, FileNotFoundError), match=match):
@@ -170,7 +287,8 @@ def test_a_truncated_picture_is_named(own, world, tmp_path):
         (pictures / source.name).write_bytes(source.read_bytes())
     content = (pictures / "3.png").read_bytes()
     (pictures / "3.png").write_bytes(content[: len(content) // 2])
-    cfg = own()
+    whole, cfg = own(), own()
+    cfg.train.output_dir = str(tmp_path / "damaged")
     cfg.data.train.images = cfg.data.val.images = str(pictures)
     with pytest.raises(RuntimeError, match=r"1 images of .* could not be embedded, the first .*3"):
         do_train(cfg)
@@ -179,21 +297,31 @@ def test_a_truncated_picture_is_named(own, world, tmp_path):
     cfg.train.max_iter = 10
     with pytest.raises(ValueError, match=r"3\.png can't be read as a picture"):
         do_train(cfg)
+    do_train(whole)
+    whole.data.val.images = str(pictures)
+    whole.train.init_checkpoint = f"{whole.train.output_dir}/model_final.pth"
+    with pytest.raises(ValueError, match=r"3\.png can't be read as a picture"):
+        do_eval_only(whole)
 
 
-@pytest.mark.parametrize("names", [["blue", "green", "red"], ["red thing"]])
-def test_other_names_than_the_datas(own, tmp_path, names):
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [(["blue", "green", "red"], "number 0: 'blue' and 'red thing'"), (["red thing"], "the number")],
+)
+def test_other_names_than_the_datas(own, tmp_path, names, first):
     cfg = own()
     (tmp_path / "names.txt").write_text("\n".join(names))
     cfg.clip.names = str(tmp_path / "names.txt")
-    refused(cfg, r"clip\.names=.*names\.txt has \d names, .*mine\.json has 3 categories")
+    both = r"clip\.names=.*names\.txt has \d names, .*mine\.json has 3 categories; "
+    refused(cfg, f"{both}they first differ in {first}")
 
 
 def test_text_embeddings_of_other_names(own, tmp_path):
     cfg = own()
     cfg.clip.text_embeddings = str(tmp_path / "text.safetensors")
     reversed_names = ("blue thing", "green thing", "red thing")
-    TextEmbeddings.random(reversed_names, 32).save(cfg.clip.text_embeddings)
+    made = TextEmbeddings.random(reversed_names, 32)
+    replace(made, clip_model="tiny").save(cfg.clip.text_embeddings)
     refused(cfg, "text.safetensors does not fit: .*another order.*'blue thing' instead of 'red")
 
 

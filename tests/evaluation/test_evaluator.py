@@ -349,8 +349,10 @@ def test_what_is_applied_is_what_is_said(describe):
     evaluator.detector_limit = 1000
     assert "at most 300 detections" in evaluator.protocol()["ap"]
     fixed = OpenVocabularyEvaluator(data, ap="fixed").protocol()["ap"]
-    assert fixed == "Fixed AP, the best 10000 of a category over the set; no limit an image"
-    assert "pycocotools" in OpenVocabularyEvaluator(data, metrics="coco").protocol()["evaluator"]
+    assert fixed == "Fixed AP, the best 10000 of a category over the set; no limit per image"
+    said = OpenVocabularyEvaluator(describe(random_dataset(0), metrics="coco")).protocol()
+    assert "pycocotools" in said["evaluator"] and "100 detections" in said["ap"]
+    assert "as if categories that the annotation leaves open were absent" in said["evaluator"]
 
 
 def test_evaluating_twice_gives_the_same(describe, tmp_path):
@@ -387,9 +389,55 @@ def test_errors_name_the_file_and_the_fault(describe):
     beyond = [{"image_id": 1, "category_id": NUM_CATEGORIES + 1, "bbox": [0, 0, 9, 9], "score": 1}]
     with pytest.raises(ValueError, match=r"class 12 .*annotations\.json"):
         evaluate(OpenVocabularyEvaluator(data), dataset, beyond)
-    for wrong in (dict(metrics="voc"), dict(ap="best"), dict(ap="fixed", max_dets_per_image=300)):
-        with pytest.raises(ValueError, match="metrics are lvis or coco|coco or lvis|no limit"):
+    for wrong in (
+        dict(ap="best"),
+        dict(ap="fixed", max_dets_per_image=300),
+        dict(max_dets_per_image=0),
+    ):
+        with pytest.raises(ValueError, match="take standard or fixed|no limit|at least 1"):
             OpenVocabularyEvaluator(data, **wrong)
+
+
+@pytest.mark.parametrize("metrics", ["lvis", "coco"])
+def test_a_crowd_is_neither_to_be_found_nor_a_mistake(describe, metrics):
+    dataset = random_dataset(0)
+    perfect = [{"score": 0.5, **a} for a in copy.deepcopy(dataset["annotations"])]
+    for annotation in dataset["annotations"][::3]:
+        annotation["iscrowd"] = 1
+    for results in (perfect, [r for i, r in enumerate(perfect) if i % 3]):
+        evaluator = OpenVocabularyEvaluator(describe(dataset, metrics=metrics))
+        assert evaluate(evaluator, dataset, results)["AP"] == pytest.approx(100)
+
+
+def test_only_what_counts_is_written(describe, tmp_path):
+    """pycocotools' limit is one of each category: the file holds no more than COCO's limit."""
+    dataset = random_dataset(0)
+    results = random_results(dataset, 0, num_extra=400)
+    data = describe(dataset, metrics="coco")
+    evaluator = OpenVocabularyEvaluator(data, str(tmp_path))
+    metrics = evaluate(evaluator, dataset, results)
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert len(written) == 100 * len(dataset["images"])
+    assert evaluate(OpenVocabularyEvaluator(data), dataset, written) == metrics
+
+
+def test_odd_detections_are_refused(describe):
+    dataset = random_dataset(0)
+    evaluator = OpenVocabularyEvaluator(describe(dataset))
+    good = random_results(dataset, 0)
+    with pytest.raises(ValueError, match="class -1 is not one of"):
+        evaluate(evaluator, dataset, [{**good[0], "category_id": 0}])
+    with pytest.raises(ValueError, match="In image 1, a score or a box is not finite"):
+        evaluate(evaluator, dataset, [{**good[0], "image_id": 1, "score": math.nan}])
+    with pytest.raises(ValueError, match="Image 77 is not one of .*annotations.json"):
+        evaluator.process([{"image_id": 77}], [{}])
+    evaluator.reset()
+    with pytest.raises(ValueError, match="0 images were evaluated"):
+        evaluator.evaluate()
+    process(evaluator, dataset, good)
+    process(evaluator, dataset, good)
+    with pytest.raises(ValueError, match="16 images were evaluated, 8 different ones"):
+        evaluator.evaluate()
 
 
 def _evaluate_half(rank: int, init_file: str, data, dataset, results, outcomes) -> None:

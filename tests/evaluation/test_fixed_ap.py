@@ -1,5 +1,5 @@
 """Fixed AP against a plain implementation of Dave et al., "Evaluating Large-Vocabulary Object
-Detectors": no limit an image, and the best detections of a category over the whole set."""
+Detectors": no limit per image, and the best detections of a category over the whole set."""
 
 import copy
 
@@ -124,7 +124,7 @@ def test_it_is_another_figure_than_the_standard_one(benchmark):
     fixed, standard = evaluate(data, results, ap="fixed"), evaluate(data, results)
     short = evaluate(data, results, max_dets_per_image=20)
     assert short.metrics_of_test["AP"] != fixed.metrics_of_test["AP"]
-    assert "no limit an image" in fixed.protocol()["ap"]
+    assert "no limit per image" in fixed.protocol()["ap"]
     limit = {"coco": 100, "lvis": 300}[data.metrics]
     assert f"at most {limit} detections an image" in standard.protocol()["ap"]
 
@@ -145,5 +145,5 @@ def test_order_of_the_images_does_not_matter(benchmark, monkeypatch):
 
 
 def test_a_limit_an_image_is_refused(benchmark):
-    with pytest.raises(ValueError, match="no limit an image"):
+    with pytest.raises(ValueError, match="no limit per image"):
         OpenVocabularyEvaluator(benchmark[0], ap="fixed", max_dets_per_image=300)

@@ -94,6 +94,16 @@ def test_novel_categories_come_first_in_their_own_color(describe, tmp_path):
     assert has_color(right, _BASE_COLOR) and not has_color(right, _NOVEL_COLOR)
 
 
+def test_pictures_of_one_name_in_several_folders(records, data, tmp_path):
+    for i, record in enumerate(records[:2]):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / f"image{i}.png").rename(tmp_path / str(i) / "same.png")
+        record["file_name"] = str(tmp_path / str(i) / "same.png")
+    written = draw_detections(records, data, [], tmp_path / "out")
+    assert [path.name for path in written] == ["same_0.jpg", "same_1.jpg", "image2.jpg"]
+    assert all(path.is_file() for path in written)
+
+
 def test_score_threshold(records, data, tmp_path, monkeypatch):
     """By default as many as ground-truth boxes and at least 5; otherwise those at or above it."""
     drawn = []

@@ -61,9 +61,9 @@ def leave_predictions(folder, name="lvis_instances_results.json", image_id=2):
     return folder / name
 
 
-def leave_results(folder, dataset):
+def leave_results(folder, dataset, num_images=2):
     protocol, metrics = OpenVocabularyEvaluator(dataset).protocol(), {"bbox": {"AP": 1.0}}
-    write_results(folder, metrics, protocol=protocol, data=dataset, num_images=2)
+    write_results(folder, metrics, protocol=protocol, data=dataset, num_images=num_images)
 
 
 def leave_metrics(folder):
@@ -92,7 +92,7 @@ def test_writes_pictures_and_losses(dataset, output_dir, capsys):
 
 def test_without_metrics(dataset, output_dir, capsys):
     leave_predictions(output_dir)
-    leave_results(output_dir, dataset)
+    leave_results(output_dir, dataset, num_images=1)
     visualize_results.main([str(output_dir), "--score-threshold", "0.5"])
     # The other image was not looked at, as far as the predictions tell.
     assert len([*(output_dir / "pictures").iterdir()]) == 1
@@ -116,7 +116,7 @@ def test_what_is_drawn_as_novel_is_what_the_evaluation_left_out(dataset, output_
 
 
 def test_of_several_evaluations_the_last_is_drawn(dataset, output_dir):
-    leave_results(output_dir, dataset)
+    leave_results(output_dir, dataset, num_images=1)
     old = leave_predictions(output_dir, "lvis_instances_results.json", image_id=1)
     new = leave_predictions(output_dir, "coco_instances_results.json", image_id=2)
     os.utime(old, (1, 1))

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from detectron2 import model_zoo
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import GeneralizedRCNN, build_model
-from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import nn
@@ -126,25 +125,8 @@ def fcos_like(config: Path) -> nn.Module:
     Backbone, neck, towers, number of categories and post-processing are those of a GridCLIP config.
     """
     cfg = load_config(config)
-    num_classes, cfg = len(text_embeddings(cfg)), cfg.model
-    backbone = instantiate(cfg.backbone)
-    return FCOS(
-        backbone=backbone,
-        head=FCOSHead(
-            input_shape=[backbone.output_shape()[name] for name in cfg.head_in_features],
-            conv_dims=list(cfg.head.conv_dims),
-            num_classes=num_classes,
-            norm="GN",
-        ),
-        head_in_features=list(cfg.head_in_features),
-        num_classes=num_classes,
-        test_score_thresh=cfg.test_score_thresh,
-        test_topk_candidates=cfg.test_topk_candidates,
-        test_nms_thresh=cfg.test_nms_thresh,
-        max_detections_per_image=cfg.max_detections_per_image,
-        pixel_mean=list(cfg.pixel_mean),
-        pixel_std=list(cfg.pixel_std),
-    )
+    cfg.model._target_ = "benchmark.fcos.fcos_of"
+    return build_from(cfg, text_embeddings(cfg))
 
 
 def lvis_faster_rcnn(_: None = None) -> nn.Module:

@@ -12,10 +12,7 @@ import argparse
 import copy
 import time
 from pathlib import Path
-from typing import Any
 
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
@@ -24,57 +21,16 @@ from gridclip.engine import do_train
 from gridclip.evaluation import read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
-from gridclip.modeling import CLIPFPN, GridHead, TextClassifier
 from gridclip.settings import load_config
 
 from .environment import environment
-
-# Of GridCLIP's model, what FCOS does not have.
-_GRIDCLIP_ALONE = {
-    "image_alignment",
-    "dense_scores",
-    "grid_alignment_weight",
-    "federated_weights",
-    "num_sampled_classes",
-    "seed",
-}
-
-
-def fcos_of(
-    *,
-    backbone: CLIPFPN,
-    head: GridHead,
-    classifier: TextClassifier,
-    head_in_features: list[str],
-    anchor_scale: float = 1.0,
-    **settings: Any,
-) -> FCOS:
-    """detectron2's FCOS with the parts and settings of a GridCLIP; its classes are those of the
-    classifier."""
-    shapes = [backbone.output_shape()[name] for name in head_in_features]
-    model = FCOS(
-        backbone=backbone,
-        head=FCOSHead(
-            input_shape=shapes,
-            conv_dims=[m.out_channels for m in head.bbox_subnet if hasattr(m, "out_channels")],
-            num_classes=classifier.num_classes,
-            norm="GN",
-        ),
-        head_in_features=head_in_features,
-        num_classes=classifier.num_classes,
-        **{name: value for name, value in settings.items() if name not in _GRIDCLIP_ALONE},
-    )
-    strides = [shape.stride for shape in shapes]
-    model.anchor_generator = DefaultAnchorGenerator(
-        sizes=[[anchor_scale * stride] for stride in strides], aspect_ratios=[1.0], strides=strides
-    )
-    return model
 
 
 def train(cfg: DictConfig, folder: str) -> tuple[dict, float]:
     """Train and evaluate; returns results.json and the seconds of both together."""
     cfg = copy.deepcopy(cfg)
     cfg.train.output_dir = f"{cfg.train.output_dir}/{folder}"
+    cfg.train.pictures = 0
     setup_logger(cfg.train.output_dir)
     setup_logger(cfg.train.output_dir, name="fvcore")
     seed_all_rng(cfg.train.seed)
@@ -88,7 +44,7 @@ def compare(cfg: DictConfig) -> dict:
     before = environment(cfg.train.device)
     gridclip, seconds = train(cfg, "gridclip")
     other = copy.deepcopy(cfg)
-    other.model._target_ = "benchmark.own_data.fcos_of"
+    other.model._target_ = "benchmark.fcos.fcos_of"
     fcos, fcos_seconds = train(other, "fcos")
     facts = ("protocol", "data", "config", "seed", "iterations", "date")
     return {

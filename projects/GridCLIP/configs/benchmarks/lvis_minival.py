@@ -5,7 +5,7 @@ photograph is in COCO's val2017.
         MODEL.WEIGHTS output/gridclip_r50_ov_1x/model_final.pth
 
 The file lvis_v1_minival.json that others share has the same images: data.val.dataset=null
-data.val.json=FILE data.val.images=coco data.val.only=null.
+data.val.json=FILE data.val.images=$DETECTRON2_DATASETS/coco data.val.only=null.
 """
 
 from ..lvis.gridclip_r50_ov_1x import (

@@ -29,7 +29,7 @@ data = dict(
 # with CLIP. train_net.py makes what is missing.
 clip = dict(
     weights="clip://RN50",
-    names="lvis_v1",  # the data's own, known by their source: some are respelt for prompts
+    names="lvis_v1",  # the data's own, named here so that Predictor can do without the data
     templates="imagenet",
     windows="tiles9",
     text_embeddings=os.path.join(_root, "lvis_v1_text_RN50.safetensors"),

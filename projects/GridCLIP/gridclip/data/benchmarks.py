@@ -36,7 +36,7 @@ class Benchmark:
         return f"{self.name} is at {pages}; datasets/README.md says where it belongs."
 
 
-# By registered name.
+# By a name that is registered, or ours.
 _BENCHMARKS = {
     "lvis_v1_train": Benchmark("LVIS v1 train", 100_170, 1_270_141, 1203, _LVIS, _COCO),
     "lvis_v1_val": Benchmark("LVIS v1 val", 19_809, 244_707, 1203, _LVIS, _COCO),
@@ -48,6 +48,7 @@ _BENCHMARKS = {
 }
 # Files that are not called so.
 _FILES = {
+    "lvis_v1_val, val2017 only": "lvis_v1_minival",
     "lvis_v1_minival_inserted_image_name": "lvis_v1_minival",
     "instances_train2017": "coco_2017_train",
     "instances_val2017": "coco_2017_val",

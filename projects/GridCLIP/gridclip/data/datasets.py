@@ -19,7 +19,7 @@ from gridclip.text.names import category_name, load_categories
 from .annotation_file import AnnotationFile, Picture, from_records, read_annotation_file
 from .annotations import build_annotations, in_folder
 from .categories import check_categories
-from .description import METRICS, DatasetDescription
+from .description import MAX_DETS, DatasetDescription
 from .findings import DatasetError, Findings
 
 _HINT = (
@@ -68,8 +68,8 @@ def open_dataset(
             "no data set: give a file and a folder, json=FILE and images=FOLDER, or the name of a "
             "registered data set, dataset=NAME."
         )
-    if metrics not in (None, *METRICS):
-        raise ValueError(f"metrics is '{metrics}': take one of {', '.join(METRICS)}.")
+    if metrics not in (None, *MAX_DETS):
+        raise ValueError(f"metrics is '{metrics}': take one of {', '.join(MAX_DETS)}.")
     options = _Options(
         novel if novel is None or isinstance(novel, str) else _as_list(novel, "novel"),
         _as_list(leave_out, "leave_out"),

@@ -18,7 +18,8 @@ from torch import Tensor, from_numpy
 from .annotations import Annotations
 from .findings import Findings
 
-METRICS = ("coco", "lvis")
+# By metrics, how many detections count: the best ones of an image.
+MAX_DETS = {"coco": 100, "lvis": 300}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +82,9 @@ class DatasetDescription:
 
     def describe(self) -> str:
         """One line on what it is."""
+        if not self.annotations.available:
+            return f"{self.source}: {len(self):,} pictures, {len(self.names)} categories, no boxes"
         kind = "federated" if self.federated else "complete"
-        kind = kind if self.annotations.available else "kept back"
         novel = "" if self.novel_classes is None else f", {len(self.novel_classes)} of them novel"
         return (
             f"{self.source}: {len(self):,} pictures, {len(self.annotations.boxes):,} boxes, "
@@ -94,7 +96,7 @@ class DatasetDescription:
         """The path of an image's file."""
         return os.path.join(self.root, self.annotations.file_names[index])
 
-    @cached_property
+    @property
     def missing_pictures(self) -> list[str]:
         """Paths of the pictures that are not there, as the folders' listings tell."""
         by_folder = defaultdict(list)

@@ -19,13 +19,12 @@ from gridclip.text import TextEmbeddings, prompt_phrases, render_prompts
 from gridclip.text.names import make_categories
 
 from .benchmarks import find_benchmark
-from .description import DatasetDescription
+from .description import MAX_DETS, DatasetDescription
 from .findings import Findings
 
 TEST_SIZE = (800, 1333)  # of LVIS's configs
 _SMALL = (16, 32)  # pixels at test size
 _FEW_BOXES = 10
-_MAX_DETS = {"lvis": 300, "coco": 100}
 _SAME_COSINE = 0.95
 _SHOWN = 20
 
@@ -144,7 +143,7 @@ def _check_boxes(
         ]
         what = f"box below {limit} px a side{at}"
         found.note(what, small, f"{len(small) / max(total, 1):.1%} of all boxes, hard to find")
-    per_image, limit = np.bincount(annotations.images), _MAX_DETS[data.metrics]
+    per_image, limit = np.bincount(annotations.images), MAX_DETS[data.metrics]
     crowded = [
         f"image {annotations.image_ids[i]!r} ({per_image[i]})"
         for i in np.flatnonzero(per_image > limit)

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ class Manifest:
         values_dtype: its dtype.
         dataset: name of the dataset.
         image_ids: one for every row, in the order of the rows; unique ints or strings.
+        pictures_sha256: of :func:`pictures_digest`; empty: not known.
     """
 
     version: ClassVar[int] = 1
@@ -49,6 +50,7 @@ class Manifest:
     values_dtype: ClassVar[type]
     dataset: str
     image_ids: tuple[int | str, ...]
+    pictures_sha256: str = ""
 
     def __post_init__(self):
         if not self.image_ids:
@@ -102,10 +104,20 @@ class Manifest:
         found = []
         for name in (field.name for field in fields(self)):
             mine, others = getattr(self, name), getattr(other, name)
-            if mine != others:
+            unknown = name == "pictures_sha256" and "" in (mine, others)  # an older store
+            if mine != others and not unknown:
                 show = len if isinstance(mine, tuple) else repr
                 found.append(f"{name} ({show(mine)} and {show(others)})")
         return found
+
+
+def pictures_digest(records: Iterable[dict]) -> str:
+    """Digest of the pictures' ids and names of files: another data set may have the same ids."""
+    digest = hashlib.sha256()
+    for record in records:
+        name = os.path.basename(record["file_name"])
+        digest.update(json.dumps([record["image_id"], name]).encode())
+    return digest.hexdigest()
 
 
 M = TypeVar("M", bound=Manifest)

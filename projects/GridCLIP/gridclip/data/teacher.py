@@ -16,6 +16,7 @@ from gridclip.clip_weights import load_clip
 from gridclip.data.embedding_store import EmbeddingManifest, EmbeddingStore
 from gridclip.data.filling import Filling, FillReport
 from gridclip.data.regions import Proposals, Regions
+from gridclip.data.store import pictures_digest
 from gridclip.pictures import read_picture
 
 
@@ -91,6 +92,7 @@ def precompute_embeddings(
     manifest = EmbeddingManifest(
         dataset=dataset_name,
         image_ids=tuple(record["image_id"] for record in records),
+        pictures_sha256=pictures_digest(records),
         teacher=checkpoint.model_id,
         teacher_sha256=checkpoint.sha256,
         preprocessing=regions.describe(resolution),

@@ -79,6 +79,19 @@ def prepare_text_embeddings(cfg: DictConfig, data: DatasetDescription | None) ->
     check_text_embeddings(cfg, names=names)
 
 
+def choose_vocabulary(cfg: DictConfig, val: DatasetDescription) -> tuple[str, ...]:
+    """The names that a detector is evaluated with: those of the file of text embeddings if it has
+    all of the data set's, else the data set's, whose text embeddings are then prepared. Raises
+    ValueError as :func:`prepare_text_embeddings`."""
+    path = Path(cfg.model.classifier.text_embeddings)
+    _category_names(cfg, val)  # clip.names must agree with the data
+    if path.is_file() and set(val.names) <= set(names := TextEmbeddings.load(path).names):
+        check_text_embeddings(cfg)
+        return names
+    prepare_text_embeddings(cfg, val)
+    return val.names
+
+
 def check_text_embeddings(cfg: DictConfig, names: Sequence[str] | None = None) -> None:
     """Raise ValueError if the file of text embeddings is not what the config describes: of other
     names, templates or width, or of another CLIP model."""

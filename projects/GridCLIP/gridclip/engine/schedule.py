@@ -1,13 +1,17 @@
 """Batch, steps and learning rate from the number of pictures and GPUs, where a config leaves them
 open."""
 
+import json
 import logging
 import math
+from pathlib import Path
 
+from detectron2.config import LazyConfig
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gridclip.data.description import DatasetDescription
+from gridclip.files import write_json
 
 # LVIS's own batch and rate, and its 14.4 passes over 100,000 pictures: no data set gets more.
 _BATCH, _LR, _MOST_SAMPLES = 16, 2e-4, 1_440_000
@@ -16,14 +20,24 @@ _PASSES, _LEAST_SAMPLES = 60, 40_000
 _WARMUP_STEPS = 1_000
 _EVALUATIONS = 5
 
+_SETTINGS = (
+    "dataloader.train.total_batch_size",
+    "train.max_iter",
+    "optimizer.lr",
+    "lr_multiplier.warmup_length",
+    "train.eval_period",
+    "train.checkpointer.period",
+)
+
 logger = logging.getLogger("detectron2.gridclip")
 
 
-def complete_schedule(cfg: DictConfig, train: DatasetDescription) -> None:
-    """Set what is None in a config, by this rule:
+def complete_schedule(cfg: DictConfig, train: DatasetDescription, resume: bool = False) -> None:
+    """Set what is None in a config. A run that is resumed takes what it had, from
+    ``<output_dir>/schedule.json``, also on another number of GPUs. Otherwise the rule is:
 
-    * ``dataloader.train.total_batch_size``: 4 pictures a process (a GPU, or the CPU), 16 in all at
-      most, if the processes divide it;
+    * ``dataloader.train.total_batch_size``: 4 pictures a process (a GPU, or the CPU); of more than
+      4 processes each takes as many as keep it at 16 or below, but at least 1;
     * ``train.max_iter``: every picture 60 times, but at least 40,000 and at most 1,440,000 pictures
       (the latter are LVIS's 1x);
     * ``optimizer.lr``: 2e-4 for a batch of 16, times the root of the batch's ratio to it, which is
@@ -33,27 +47,39 @@ def complete_schedule(cfg: DictConfig, train: DatasetDescription) -> None:
 
     It is a start and was not tuned on any data set.
     """
-    loader, optimizer, schedule = cfg.dataloader.train, cfg.optimizer, cfg.train
-    if loader.total_batch_size is None:
-        processes = comm.get_world_size()
-        batch = processes * max(1, min(_BATCH_PER_PROCESS, _BATCH // processes))
-        _set(loader, "total_batch_size", batch, "dataloader.train")
-    batch = loader.total_batch_size
-    if schedule.max_iter is None:
-        samples = min(max(_PASSES * len(train), _LEAST_SAMPLES), _MOST_SAMPLES)
-        _set(schedule, "max_iter", math.ceil(samples / batch), "train")
-    if optimizer.lr is None:
-        _set(optimizer, "lr", float(f"{_LR * math.sqrt(batch / _BATCH):.2g}"), "optimizer")
-    if cfg.lr_multiplier.warmup_length is None:
-        steps = min(_WARMUP_STEPS * _BATCH / batch, schedule.max_iter / 10)
-        _set(cfg.lr_multiplier, "warmup_length", steps / max(1, schedule.max_iter), "lr_multiplier")
-    period = math.ceil(schedule.max_iter / _EVALUATIONS)
-    if schedule.eval_period is None:
-        _set(schedule, "eval_period", period, "train")
-    if schedule.checkpointer.period is None:
-        _set(schedule.checkpointer, "period", period, "train.checkpointer")
+    open_settings = [name for name in _SETTINGS if OmegaConf.select(cfg, name) is None]
+    if not open_settings:
+        return
+    path = Path(cfg.train.output_dir, "schedule.json")
+    if resume and path.is_file():
+        values = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        values = _by_rule(cfg, len(train))
+    for name in open_settings:
+        OmegaConf.update(cfg, name, values[name])
+        logger.info(f"{name}={values[name]}, from the number of pictures and processes")
+    if comm.is_main_process():
+        write_json(path, {name: OmegaConf.select(cfg, name) for name in _SETTINGS}, indent=1)
+        # detectron2 has written the config without these values.
+        LazyConfig.save(cfg, str(path.with_name("config.yaml")))
 
 
-def _set(node: DictConfig, key: str, value: float, path: str) -> None:
-    node[key] = value
-    logger.info(f"{path}.{key}={value}, from the number of pictures and processes")
+def _by_rule(cfg: DictConfig, pictures: int) -> dict[str, float]:
+    """All settings; those that the config sets are as they are, and others follow from them."""
+    values = {name: OmegaConf.select(cfg, name) for name in _SETTINGS}
+
+    def rule(name: str, value: float) -> float:
+        values[name] = value if values[name] is None else values[name]
+        return values[name]
+
+    processes = comm.get_world_size()
+    share = max(1, min(_BATCH_PER_PROCESS, _BATCH // processes))
+    batch = rule("dataloader.train.total_batch_size", processes * share)
+    samples = min(max(_PASSES * pictures, _LEAST_SAMPLES), _MOST_SAMPLES)
+    steps = rule("train.max_iter", math.ceil(samples / batch))
+    rule("optimizer.lr", float(f"{_LR * math.sqrt(batch / _BATCH):.2g}"))
+    warmup = min(_WARMUP_STEPS * _BATCH / batch, steps / 10)
+    rule("lr_multiplier.warmup_length", warmup / max(1, steps))
+    rule("train.eval_period", math.ceil(steps / _EVALUATIONS))
+    rule("train.checkpointer.period", math.ceil(steps / _EVALUATIONS))
+    return values

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gridclip.data import DatasetDescription, novel_classes
+from gridclip.data import DatasetDescription
 from gridclip.evaluation import OpenVocabularyEvaluator, draw_results, write_results
 from gridclip.modeling import GridCLIP, optimize_for_inference
 from gridclip.vild import ViLD
@@ -25,6 +26,7 @@ from .checkpoint import GridCLIPCheckpointer
 from .failures import check_device, explain_divergence
 from .prepare import (
     check_same_categories,
+    choose_vocabulary,
     open_data,
     prepare_embeddings,
     prepare_text_embeddings,
@@ -59,8 +61,13 @@ def load_weights(cfg: DictConfig, model: Detector, path: str) -> Detector:
     checkpointer = GridCLIPCheckpointer(model, trained=True)
     averaged = average_model(cfg, checkpointer)
     checkpointer.load(path)
-    if averaged is None or averaged.n_averaged == 0:
+    if averaged is None:
         return model
+    if averaged.n_averaged == 0:
+        raise ValueError(
+            f"{path} holds no averaged weights, which train.ema.enabled asks for: add "
+            "train.ema.enabled=False."
+        )
     return cast(Detector, averaged.module)
 
 
@@ -76,10 +83,20 @@ def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
 
 
 def build_evaluator(cfg: DictConfig, names: Sequence[str]) -> DatasetEvaluator:
-    """The configured evaluator, ours or any of detectron2's, for a detector of these classes."""
+    """The configured evaluator, ours or any of detectron2's, for a detector of these classes.
+    Raises ValueError if detectron2's has other classes, which it would mistake for these."""
     evaluator = instantiate(cfg.dataloader.evaluator)
     if isinstance(evaluator, OpenVocabularyEvaluator):
         evaluator.use_vocabulary(names)
+        return evaluator
+    # detectron2's take a class for the category at its place in the whole file.
+    own = getattr(getattr(evaluator, "_metadata", None), "thing_classes", names)
+    if len(own) != len(names) or list(names) != list(instantiate(cfg.data.val).names):
+        raise ValueError(
+            f"{type(evaluator).__name__} has {len(own)} classes, the first '{own[0]}', and the "
+            f"detector {len(names)}, the first '{names[0]}': take OpenVocabularyEvaluator, which "
+            "maps them by name."
+        )
     return evaluator
 
 
@@ -97,6 +114,9 @@ def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **fac
     if isinstance(evaluator, OpenVocabularyEvaluator):
         evaluator.detector_limit = model.max_detections_per_image
     results = inference_on_dataset(fast, loader, evaluator)
+    if comm.is_main_process() and not results:
+        # An earlier run's would be taken for that of the detections that are now beside it.
+        Path(cfg.train.output_dir, "results.json").unlink(missing_ok=True)
     if comm.is_main_process() and results:
         print_csv_format(results)
         protocol = {"evaluator": type(evaluator).__name__, "ap": "as this evaluator has it"}
@@ -118,32 +138,32 @@ def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **fac
 
 def do_eval_only(cfg: DictConfig) -> dict:
     """Evaluate ``train.init_checkpoint``, its averaged weights if the config averages, on
-    ``data.val`` and with its categories as vocabulary."""
+    ``data.val``.
+
+    The vocabulary is that of the file of text embeddings if it has all of the data set's names, as
+    after a training; else it is the data set's.
+    """
     check_device(cfg, training=False)
     val = open_data(cfg, "val")
-    evaluator = build_evaluator(cfg, val.names)
-    prepare_text_embeddings(cfg, val)
+    names = choose_vocabulary(cfg, val)
+    evaluator = build_evaluator(cfg, names)
     if "novel_classes" in cfg.model.classifier:
-        cfg.model.classifier.novel_classes = _novel_in(cfg, val)
+        cfg.model.classifier.novel_classes = _novel_in(cfg, val, names)
     if "federated_weights" in cfg.model:
         cfg.model.federated_weights = None  # of the training data and for the loss alone
     model = build_model(cfg)
     evaluated = load_weights(cfg, model, cfg.train.init_checkpoint)
-    if cfg.train.ema.enabled and evaluated is model:
-        raise ValueError(
-            f"{cfg.train.init_checkpoint} holds no averaged weights, which train.ema.enabled "
-            "asks for: add train.ema.enabled=False."
-        )
     return do_test(cfg, evaluated, evaluator, weights=cfg.train.init_checkpoint)
 
 
-def _novel_in(cfg: DictConfig, val: DatasetDescription) -> list[int]:
-    """The classes of ``data.val`` that the training left out: ViLD scores them otherwise."""
-    if val.novel_classes is not None:
-        return novel_classes(val)
+def _novel_in(cfg: DictConfig, val: DatasetDescription, names: Sequence[str]) -> list[int]:
+    """The classes among ``names`` that the training left out: ViLD scores them otherwise."""
+    if val.novel_classes is not None and set(names) == set(val.names):
+        novel = {val.names[i] for i in val.novel_classes}
+        return [i for i, name in enumerate(names) if name in novel]
     train = instantiate(cfg.data.train)
     base = {train.names[i] for i in train.base_classes}
-    return [i for i, name in enumerate(val.names) if name not in base]
+    return [i for i, name in enumerate(names) if name not in base]
 
 
 def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) -> None:
@@ -156,7 +176,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     check_device(cfg, training=True)
     train, val = (open_data(cfg, part) for part in ("train", "val"))
     check_same_categories(train, val)
-    complete_schedule(cfg, train)
+    complete_schedule(cfg, train, resume=resume)
     evaluator = build_evaluator(cfg, train.names)
     prepare_text_embeddings(cfg, train)
     prepare_embeddings(cfg, train)

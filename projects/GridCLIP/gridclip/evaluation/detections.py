@@ -13,8 +13,8 @@ class Detections:
     """M detections as arrays.
 
     Attributes:
-        image_ids: (M,) int64.
-        category_ids: (M,) int64, those of the annotation file.
+        image_ids: (M,) int64, or the images' indices.
+        category_ids: (M,) int64, those of the annotation file, or contiguous ones.
         boxes: (M, 4) float64, XYWH in pixels.
         scores: (M,) float64.
     """

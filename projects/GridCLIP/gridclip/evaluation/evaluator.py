@@ -11,15 +11,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from numpy.typing import NDArray
 
-from gridclip.data.description import METRICS, DatasetDescription
+from gridclip.data.description import MAX_DETS, DatasetDescription
 from gridclip.files import write_json, write_json_rows
 
 from .detections import Detections
 from .ground_truth import coco_precision, lvis_precision, per_category, summarise
 from .results import nan_to_none
 
-# The best detections of an image that count.
-_MAX_DETS = {"lvis": 300, "coco": 100}
 # Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details".
 _FIXED_AP_DETS = 10_000
 
@@ -46,7 +44,6 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         data: DatasetDescription,
         output_dir: str | None = None,
         *,
-        metrics: str | None = None,
         ap: str = "standard",
         max_dets_per_image: int | None = None,
     ):
@@ -55,8 +52,6 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             output_dir: for ``<metrics>_instances_results.json``, the detections in COCO's format of
                 results, and ``per_category_ap.json`` (category name to AP, null where there is no
                 ground truth); None writes no file.
-            metrics: "lvis", computed by :class:`FastLVISEval`, or "coco", by pycocotools; None:
-                those of the data set.
             ap: "standard", or "fixed" for Fixed AP: the best 10,000 detections of a category over
                 the whole set count, however many are in one image. The detector has to give many:
                 raise its max_detections_per_image.
@@ -66,20 +61,16 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         Raises:
             ValueError: one of these is not as described.
         """
-        self.data, self.ap = data, ap
-        self.metrics = metrics or data.metrics
-        if self.metrics not in METRICS or ap not in ("standard", "fixed"):
-            raise ValueError(
-                f"metrics '{self.metrics}' with ap '{ap}': metrics are {' or '.join(METRICS)}, and "
-                "ap is standard or fixed."
-            )
+        self.data, self.metrics, self.ap = data, data.metrics, ap
+        if ap not in ("standard", "fixed"):
+            raise ValueError(f"ap is '{ap}': take standard or fixed.")
         if ap == "fixed" and max_dets_per_image is not None:
-            raise ValueError("Fixed AP has no limit an image: leave max_dets_per_image out.")
+            raise ValueError("Fixed AP has no limit per image: leave max_dets_per_image out.")
         if max_dets_per_image is not None and max_dets_per_image < 1:
             raise ValueError(f"max_dets_per_image is {max_dets_per_image}: at least 1 counts.")
         self.max_dets_per_image = max_dets_per_image
         if ap == "standard" and max_dets_per_image is None:
-            self.max_dets_per_image = _MAX_DETS[self.metrics]
+            self.max_dets_per_image = MAX_DETS[self.metrics]
         self.detector_limit: int | None = None
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._image_index = {image_id: i for i, image_id in enumerate(data.annotations.image_ids)}
@@ -149,18 +140,21 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             logger.info(f"{len(images)} of {len(self.data)} images are evaluated.")
         if self.ap == "fixed":
             found = found.best_of_each_category(_FIXED_AP_DETS)
+        elif self.max_dets_per_image is not None:
+            # COCO's rule is over all categories of an image, too; pycocotools has it for each.
+            found = found.best_of_each_image(self.max_dets_per_image)
         if self.predictions_file is not None:
             write_json_rows(self.predictions_file, self._as_results(found))
         if not self.data.annotations.available:
+            where = self.predictions_file and f" The detections are in {self.predictions_file}."
             logger.info(
-                f"{self.data.source} has no annotations, so there are no metrics. The detections "
-                f"are in {self.predictions_file}."
+                f"{self.data.source} has no annotations: there are no metrics.{where or ''}"
             )
             return {}
         if not len(found.scores):
             logger.warning("The model detected nothing in any image: AP is 0.")
         precision_of = lvis_precision if self.metrics == "lvis" else coco_precision
-        precision = precision_of(self.data, found, images, self.max_dets_per_image)
+        precision = precision_of(self.data, found, images)
         return {"bbox": self._summarise(precision)}
 
     def protocol(self) -> dict[str, str]:
@@ -169,7 +163,9 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
         if self.metrics == "lvis":
             evaluator = f"lvis-api {version('lvis')}'s metrics, computed by FastLVISEval"
         limits = [x for x in (self.max_dets_per_image, self.detector_limit) if x is not None]
-        limit = f"at most {min(limits)} detections an image" if limits else "no limit an image"
+        limit = f"at most {min(limits)} detections an image" if limits else "no limit per image"
+        if self.metrics == "coco" and self.data.federated:
+            evaluator += ", as if categories that the annotation leaves open were absent"
         ap = f"standard, {limit} (not Fixed AP)"
         if self.ap == "fixed":
             ap = f"Fixed AP, the best {_FIXED_AP_DETS} of a category over the set; {limit}"

@@ -20,15 +20,13 @@ from .fast_lvis_eval import FastLVISEval
 _NO_LIMIT = 1_000_000
 
 
-def lvis_precision(
-    data: DatasetDescription, detections: Detections, images: list[int], max_dets: int | None
-) -> NDArray:
+def lvis_precision(data: DatasetDescription, detections: Detections, images: list[int]) -> NDArray:
     """LVIS's precision, with FastLVISEval.
 
     Args:
-        detections: ``image_ids`` are indices of the images, ``category_ids`` contiguous.
+        detections: all that count; ``image_ids`` are indices of the images, ``category_ids``
+            contiguous.
         images: indices of the images that are evaluated.
-        max_dets: the best of an image that count; None for all.
 
     Returns:
         (IoU thresholds, recalls, C, areas), -1 throughout where a category has no ground truth.
@@ -49,21 +47,15 @@ def lvis_precision(
     ground_truth.dataset = dataset
     ground_truth.logger = logging.getLogger("lvis")
     ground_truth._create_index()
-    evaluation = FastLVISEval(
-        ground_truth, detections, max_dets=-1 if max_dets is None else max_dets
-    )
+    evaluation = FastLVISEval(ground_truth, detections, max_dets=-1)
     evaluation.params.img_ids = images
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval["precision"]
 
 
-def coco_precision(
-    data: DatasetDescription, detections: Detections, images: list[int], max_dets: int | None
-) -> NDArray:
+def coco_precision(data: DatasetDescription, detections: Detections, images: list[int]) -> NDArray:
     """COCO's precision, with pycocotools; arguments and result as of :func:`lvis_precision`."""
-    if max_dets is not None:
-        detections = detections.best_of_each_image(max_dets)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         ground_truth = COCO()
         ground_truth.dataset = _as_json(data)
@@ -96,7 +88,9 @@ def _as_json(data: DatasetDescription) -> dict:
         "images": [{"id": i} for i in range(len(data))],
         "categories": [{"id": i, "name": name} for i, name in enumerate(data.names)],
         "annotations": [
+            # lvis-api reads "ignore", pycocotools makes it of "iscrowd".
             dict(id=i, image_id=image, category_id=c, bbox=box, area=area, iscrowd=int(crowd))
+            | {"ignore": int(crowd)}
             for i, (image, c, box, area, crowd) in enumerate(rows, start=1)
         ],
     }

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from functools import partialmethod
 from pathlib import Path
@@ -71,6 +71,7 @@ def draw_detections(
 
     written = []
     chosen = sorted(records, key=without_novel)[:max_images]
+    stems = Counter(Path(record["file_name"]).stem for record in chosen)
     for record in tqdm(chosen, desc="pictures", unit="image"):
         image = read_picture(record["file_name"])
         check_image_size(record, image)
@@ -86,7 +87,10 @@ def draw_detections(
         }
         drawn = [_draw_boxes(image, data.names, side, novel) for side in sides.values()]
         picture = _side_by_side(drawn, list(sides))
-        path = Path(out_dir) / f"{Path(record['file_name']).stem}.jpg"
+        name = stem = Path(record["file_name"]).stem
+        if stems[stem] > 1:  # of several folders
+            name = f"{stem}_{record['image_id']}"
+        path = Path(out_dir) / f"{name}.jpg"
         with replacing(path) as partial:
             picture.save(partial, quality=90)
         written.append(path)
@@ -104,7 +108,8 @@ def draw_results(
     """
     output_dir = Path(output_dir)
     results = output_dir / "results.json"
-    if (arguments := read_results(results).get("data")) is None:
+    record = read_results(results)
+    if (arguments := record.get("data")) is None:
         raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
     if not (written := sorted(output_dir.glob("*_instances_results.json"))):
         raise FileNotFoundError(
@@ -114,8 +119,9 @@ def draw_results(
     data.check_pictures()
     newest = max(written, key=lambda path: path.stat().st_mtime)
     found = json.loads(newest.read_text(encoding="utf-8"))
-    # What was evaluated may be a part of the data set; where nothing was found, it is not known.
-    images = {detection["image_id"] for detection in found} or set(data.annotations.image_ids)
+    images = set(data.annotations.image_ids)
+    if record["protocol"]["images"] < len(images):  # which ones, the detections tell
+        images = {detection["image_id"] for detection in found}
     return draw_detections(
         [record for record in all_records(data) if record["image_id"] in images],
         data,

@@ -69,7 +69,7 @@ def write_results(
         cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
         seed, iterations: of the training.
         device, seconds: of the evaluation.
-        weights: the checkpoint evaluated, as the user named it.
+        weights: the checkpoint that was evaluated, or that the training started from.
 
     Raises:
         ValueError: there are no metrics, or they are not of the form above.

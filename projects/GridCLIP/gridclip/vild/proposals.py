@@ -11,6 +11,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from gridclip.data.filling import Filling, FillReport
 from gridclip.data.mapper import PictureMapper
 from gridclip.data.proposal_store import ProposalManifest, ProposalStore
+from gridclip.data.store import pictures_digest
 
 from .vild import ViLD
 
@@ -58,6 +59,7 @@ def precompute_proposals(
     manifest = ProposalManifest(
         dataset=dataset_name,
         image_ids=tuple(record["image_id"] for record in dataset_dicts),
+        pictures_sha256=pictures_digest(dataset_dicts),
         weights_sha256=weights_sha256,
         max_proposals=max_proposals,
         inference=_describe(model, augmentations),
