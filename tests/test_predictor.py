@@ -311,8 +311,10 @@ def test_weights_default_to_those_of_the_config(cfg, weights, predictor, picture
 
 
 def test_averaged_weights_are_used_where_the_run_has_them(cfg, weights, picture, tmp_path):
+    plain = Predictor(cfg, weights)
     cfg.train.ema.enabled = True
-    plain = Predictor(cfg, weights)  # a checkpoint without an average
+    with pytest.raises(ValueError, match="holds no averaged weights"):
+        Predictor(cfg, weights)
     cfg.model.federated_weights = None
     model = build_model(cfg)
     checkpointer = GridCLIPCheckpointer(model, str(tmp_path))

@@ -71,7 +71,7 @@ def test_annotations_and_a_folder_make_the_same_store(root, archive, tmp_path):
     with pytest.raises(SystemExit, match="error: no data set: give a file and a folder"):
         script.main(["images", *output])
     gone = str(tmp_path / "gone.json")
-    with pytest.raises(SystemExit, match="not at .*gone.json.*DETECTRON2_DATASETS"):
+    with pytest.raises(SystemExit, match="not at .*gone.json.*Check the path"):
         script.main(["images", "--json", gone, "--images", str(root), *output])
 
 
