@@ -11,7 +11,8 @@ Polygons become their boxes. A picture without a file of YOLO labels has no obje
 
 supervision reads the boxes. VOC counts pixels from 1 and xmax is in the box, so xmin and ymin lose
 1. Where a file counted from 0, boxes become a pixel larger, and a 0 becomes -1. Objects that VOC
-calls difficult are objects like others.
+calls difficult are objects like others. A box from a point to itself stays without width and
+height: the reader of the JSON reports it.
 """
 
 import argparse
@@ -79,6 +80,8 @@ def read_objects(path: Path, size: tuple[int, int], names: list[str]) -> list[tu
             lines = [line for line in lines if line.strip()]
             found = yolo_annotations_to_detections(lines, size, with_masks=False)
         classes, boxes = found.class_id.tolist(), found.xyxy.astype(float).round(3).tolist()
+        if path.suffix == ".xml":  # xmin = xmax and ymin = ymax: a slip, and no object of a pixel
+            boxes = [[*b[2:], *b[2:]] if b[2] - b[0] == b[3] - b[1] == 1 else b for b in boxes]
         if unknown := set(classes) - set(range(len(names))):
             raise ValueError(f"category {min(unknown)} is not one of the {len(names)} names.")
         return [(names[c], box) for c, box in zip(classes, boxes, strict=True)]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import convert_dataset as script
+from gridclip.data import open_dataset
 
 
 def run(*args):
@@ -237,10 +238,21 @@ def test_bccd(bccd, tmp_path):
     assert counts == {"RBC": 4155, "WBC": 372, "Platelets": 361}
     expected = [
         (f"{path.stem}.jpg", name, [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1])
+        if (x0, y0) != (x1, y1)
+        else (f"{path.stem}.jpg", name, [x0, y0, 0, 0])
         for path in sorted((bccd / "Annotations").glob("*.xml"))
         for name, x0, y0, x1, y1 in parse_bccd(path)
     ]
     assert boxes_of(data) == expected
+    (found,) = [
+        item
+        for item in open_dataset(json=tmp_path / "all.json", images=options[-1]).findings.items
+        if item.what == "box without width or height"
+    ]
+    assert (found.count, found.action) == (
+        2,
+        "left out",
+    ) and "[504.0, 337.0, 0.0, 0.0]" in found.first
 
     splits = {}
     for split in ("train", "val", "test"):
