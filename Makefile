@@ -42,8 +42,8 @@ env: $(STAMP) ## install everything into .venv
 check-env: env ## print what is installed and which data are there
 	$(PY) scripts/check_env.py
 
-test: env ## run all tests
-	$(VENV)/bin/pytest tests
+test: env ## run all tests, on all cores
+	$(VENV)/bin/pytest tests -n auto --dist loadfile
 
 lint: env ## check style, formatting, the direction of imports, and types
 	$(VENV)/bin/ruff check .
