@@ -250,12 +250,12 @@ def _drop_bad_boxes(
                 kept.append(a)
                 continue
         into.append(f"box {index} (image {a.image_id!r}, category {a.category_id}): {a.bbox}")
+    tell, action = found.note, "left out"
     if sum(map(len, bad.values())) > _MOST_BAD_BOXES * len(annotations):
-        fix = f"more than {_MOST_BAD_BOXES:.0%} of all boxes: are they [x, y, width, height]?"
-        for what, entries in bad.items():
-            found.fault(what, entries, fix)
+        tell = found.fault
+        action = f"more than {_MOST_BAD_BOXES:.0%} of all boxes: are they [x, y, width, height]?"
     for what, entries in bad.items():
-        found.note(what, entries, "left out")
+        tell(what, entries, action)
     return kept
 
 

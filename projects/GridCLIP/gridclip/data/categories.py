@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from gridclip.text.embeddings import quote
 from gridclip.text.names import category_name
 
-from .annotation_file import AnnotationFile, Category
+from .annotation_file import AnnotationFile
 from .findings import Findings
 
 _FREQUENCIES = ("r", "c", "f")
@@ -21,7 +22,12 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
     """
     things = [c for c in file.categories if c.isthing]
     found.fault("no categories", [] if things else ["'categories' is empty"], "name them there")
-    _check_ids("category", [c.id for c in things], "of categories", found)
+    odd = [f"category {c.id!r}" for c in things if type(c.id) is not int]
+    found.fault("category id that is no integer", odd, "number them")
+    if not odd:
+        counts = Counter(c.id for c in things)
+        twice = [f"category {i}" for i, count in counts.items() if count > 1]
+        found.fault("category id that occurs twice", twice, "ids of categories must be unique")
     unnamed = [f"category {c.id}" for c in things if not _is_name(c.name)]
     found.fault("category without a name", unnamed, "give it a name")
     found.raise_faults()
@@ -29,7 +35,9 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
     known = {c.id for c in things} | {category_name(c.name) for c in things}
     wanted = [category_name(x) if isinstance(x, str) else x for x in leave_out]
     unknown = [f"'{x}'" for x in wanted if x not in known]
-    found.fault("leave_out names no category", unknown, f"there are {_listed(things)}")
+    found.fault(
+        "leave_out names no category", unknown, f"there are {quote([c.name for c in things])}"
+    )
     kept = [c for c in things if c.id not in wanted and category_name(c.name) not in wanted]
     found.fault("no categories", [] if kept else ["all are left out"], "leave_out is too much")
     by_name = defaultdict(list)
@@ -57,18 +65,5 @@ def check_categories(file: AnnotationFile, leave_out: Sequence[Any], found: Find
     return kept
 
 
-def _check_ids(kind: str, ids: Sequence[Any], where: str, found: Findings) -> None:
-    odd = [f"{kind} {i!r}" for i in ids if isinstance(i, bool) or not isinstance(i, int)]
-    found.fault(f"{kind} id that is no integer", odd, "number them")
-    if not odd:
-        twice = [f"{kind} {i}" for i, count in Counter(ids).items() if count > 1]
-        found.fault(f"{kind} id that occurs twice", twice, f"ids {where} must be unique")
-
-
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _listed(categories: Sequence[Category]) -> str:
-    names = [f"'{c.name}'" for c in categories[:5]]
-    return ", ".join(names) + (", ..." if len(categories) > 5 else "")

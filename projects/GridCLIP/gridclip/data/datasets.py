@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from gridclip.clip_weights import sha256_of_file
+from gridclip.text.embeddings import quote
 from gridclip.text.names import category_name, load_categories
 
 from .annotation_file import AnnotationFile, Picture, from_records, read_annotation_file
@@ -240,8 +241,7 @@ def classes_of(
     for name in wanted:
         if category_name(str(name)) not in index:
             close = difflib.get_close_matches(str(name), names, n=1)
-            first = ", ".join(f"'{other}'" for other in names[:5])
-            hint = f"did you mean '{close[0]}'?" if close else f"there are {first}, ..."
+            hint = f"did you mean '{close[0]}'?" if close else f"there are {quote(names)}."
             raise DatasetError(
                 f"{what} has '{name}', which is none of the {len(names)} categories of {source}: "
                 f"{hint}"
@@ -261,13 +261,14 @@ def _file_rule(root: str, pictures: list[Picture]) -> Callable[[Picture], str | 
     rules = [by_file_name, by_url]
     if any(p.neg_category_ids is not None for p in pictures[:1]):
         rules.reverse()
-    names = [rule(pictures[0]) if pictures else None for rule in rules]
-    if [bool(name) and os.path.isfile(os.path.join(root, str(name))) for name in names] == [
-        False,
-        True,
-    ]:
+    usual, other = (rule(pictures[0]) if pictures else None for rule in rules)
+    if not _is_file(root, usual) and _is_file(root, other):
         rules.reverse()
     return lambda picture: rules[0](picture) or rules[1](picture)
+
+
+def _is_file(root: str, name: str | None) -> bool:
+    return name is not None and os.path.isfile(os.path.join(root, name))
 
 
 def _check_registered(name: str) -> None:
