@@ -52,7 +52,12 @@ class CLIPPathHandler(PathHandler):
 PathManager.register_handler(CLIPPathHandler())
 
 
+def openai_sha256(name: str) -> str | None:
+    """The digest of the file of OpenAI's model of this name, if there is one. Fetches nothing."""
+    url = CLIPPathHandler.models.get(name)
+    return url and url.split("/")[-2]  # the addresses carry it as their last folder
+
+
 def openai_name(sha256: str) -> str | None:
     """The name of OpenAI's model whose file has this digest, if there is one."""
-    # The addresses carry the digest as their last folder.
-    return {url.split("/")[-2]: name for name, url in clip.clip._MODELS.items()}.get(sha256)
+    return {openai_sha256(name): name for name in CLIPPathHandler.models}.get(sha256)

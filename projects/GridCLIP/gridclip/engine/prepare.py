@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from gridclip.clip_models import CLIPPathHandler
+from gridclip.clip_models import CLIPPathHandler, openai_sha256
 from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.data.description import DatasetDescription
 from gridclip.data.embedding_store import EmbeddingStore
@@ -135,9 +135,8 @@ def _sha256_of_clip(source: str | None) -> str | None:
     """The digest of CLIP's weights; None if they are not at hand, or not known by their name."""
     if source is None:
         return None
-    name = source.removeprefix(CLIPPathHandler.prefix)
-    if name in CLIPPathHandler.models:
-        return CLIPPathHandler.models[name].split("/")[-2]  # OpenAI's addresses hold it
+    if known := openai_sha256(source.removeprefix(CLIPPathHandler.prefix)):
+        return known
     try:
         return sha256_of_file(clip_file(source))
     except FileNotFoundError:
