@@ -35,6 +35,16 @@ def own(world, tiny_clip, tmp_path):
     return make
 
 
+@pytest.fixture
+def catalog():
+    """Takes what a test registers out of detectron2's catalogs again."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def results_of(cfg):
     return read_results(f"{cfg.train.output_dir}/results.json")
 
@@ -63,34 +73,26 @@ def test_from_clips_weights_to_results_and_a_predictor(own, world):
     assert len(predictor(world / "train2017/1.png"))
 
 
-def test_detectron2s_own_evaluator(own, world):
+def test_detectron2s_own_evaluator(own, world, catalog):
     dataset = json.loads(as_coco(world, world.parent / "plain.json").read_text())
     for i, annotation in enumerate(dataset["annotations"]):  # pycocotools needs all three
         annotation |= {"id": i + 1, "iscrowd": 0, "area": 100}
     cfg = own(dataset)
     register_coco_instances("own_v0", {}, cfg.data.val.json, cfg.data.val.images)
-    try:
-        cfg.data.val.update(json=None, images=None, dataset="own_v0")
-        cfg.dataloader.evaluator = LazyCall(COCOEvaluator)(
-            dataset_name="own_v0", output_dir="${train.output_dir}"
-        )
-        do_train(cfg)
-    finally:
-        DatasetCatalog.remove("own_v0")
-        MetadataCatalog.remove("own_v0")
+    cfg.data.val.update(json=None, images=None, dataset="own_v0")
+    cfg.dataloader.evaluator = LazyCall(COCOEvaluator)(
+        dataset_name="own_v0", output_dir="${train.output_dir}"
+    )
+    do_train(cfg)
     assert results_of(cfg)["protocol"]["evaluator"] == "COCOEvaluator"
 
 
-def test_a_registered_data_set(own):
+def test_a_registered_data_set(own, catalog):
     cfg = own()
     register_coco_instances("own_v0", {}, cfg.data.val.json, cfg.data.val.images)
-    try:
-        for part in (cfg.data.train, cfg.data.val):
-            part.update(json=None, images=None, dataset="own_v0")
-        do_train(cfg)
-    finally:
-        DatasetCatalog.remove("own_v0")
-        MetadataCatalog.remove("own_v0")
+    for part in (cfg.data.train, cfg.data.val):
+        part.update(json=None, images=None, dataset="own_v0")
+    do_train(cfg)
     assert results_of(cfg)["protocol"]["dataset"] == "own_v0"
 
 
@@ -184,40 +186,32 @@ def test_lvis_boxes_without_polygons(own, world, tmp_path):
     assert "lvis-api" in results["protocol"]["evaluator"] and "APf" in results["metrics"]["bbox"]
 
 
-def test_a_data_set_of_a_function(own):
+def test_a_data_set_of_a_function(own, catalog):
     cfg = own()
     data = open_dataset(json=cfg.data.train.json, images=cfg.data.train.images)
     DatasetCatalog.register("own_function", lambda: list(all_records(data)))
     MetadataCatalog.get("own_function").thing_classes = list(data.names)
-    try:
-        for part in (cfg.data.train, cfg.data.val):
-            part.update(json=None, images=None, dataset="own_function")
-        do_train(cfg)
-    finally:
-        DatasetCatalog.remove("own_function")
-        MetadataCatalog.remove("own_function")
+    for part in (cfg.data.train, cfg.data.val):
+        part.update(json=None, images=None, dataset="own_function")
+    do_train(cfg)
     assert "pycocotools" in results_of(cfg)["protocol"]["evaluator"]
 
 
-def test_detectron2s_evaluator_of_other_classes_is_refused(own, world):
+def test_detectron2s_evaluator_of_other_classes_is_refused(own, world, catalog):
     dataset = json.loads(as_coco(world, world.parent / "plain.json").read_text())
     for i, annotation in enumerate(dataset["annotations"]):
         annotation["id"] = i + 1
     cfg = own(dataset)
     cfg.data.leave_out = ["red thing"]
     register_coco_instances("own_v0", {}, cfg.data.val.json, cfg.data.val.images)
-    try:
-        cfg.data.val.update(json=None, images=None, dataset="own_v0")
-        cfg.dataloader.evaluator = LazyCall(COCOEvaluator)(
-            dataset_name="own_v0", output_dir="${train.output_dir}"
-        )
-        refused(
-            cfg,
-            "COCOEvaluator has 3 classes, the first 'red thing', and the detector 2, the first 'g",
-        )
-    finally:
-        DatasetCatalog.remove("own_v0")
-        MetadataCatalog.remove("own_v0")
+    cfg.data.val.update(json=None, images=None, dataset="own_v0")
+    cfg.dataloader.evaluator = LazyCall(COCOEvaluator)(
+        dataset_name="own_v0", output_dir="${train.output_dir}"
+    )
+    refused(
+        cfg,
+        "COCOEvaluator has 3 classes, the first 'red thing', and the detector 2, the first 'g",
+    )
 
 
 def test_embeddings_of_other_pictures_with_the_same_ids(own, world, tmp_path):
