@@ -24,7 +24,7 @@ def test_serialises_and_comes_back(path, tmp_path):
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     assert set(again) >= {"model", "clip", "dataloader", "optimizer", "lr_multiplier", "train"}
     assert again.train == cfg.train
-    vild = path.stem.startswith("vild")
+    vild = path.stem.startswith(("vild", "fvlm"))
     assert again.model._target_ == ("gridclip.vild.ViLD" if vild else "gridclip.modeling.GridCLIP")
 
 

@@ -58,8 +58,8 @@ class ViLD(GeneralizedRCNN):
             )
         if dense_scores is not None and not isinstance(self.backbone, CLIPFPN):
             raise ValueError(
-                f"dense_scores read CLIP's last map, but the backbone is {type(self.backbone)}: "
-                "take CLIPFPN, or model.dense_scores=null."
+                f"dense_scores read CLIP's last map, but the backbone is a "
+                f"{type(self.backbone).__name__}: take CLIPFPN, or model.dense_scores=null."
             )
         self.dense_scores = dense_scores
         roi_heads.set_classifier(classifier)
