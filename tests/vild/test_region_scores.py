@@ -9,7 +9,8 @@ from clip.model import ModifiedResNet
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from gridclip.modeling import CLIPResNet, optimize_for_inference
+from gridclip.modeling import CLIPResNet, TextClassifier, optimize_for_inference
+from gridclip.text import TextEmbeddings
 from gridclip.vild import PooledRegionScores, RegionScores, ViLD
 
 NOVEL = (2, 5)  # as in conftest.py
@@ -19,14 +20,19 @@ both = pytest.mark.parametrize("ensemble", [False, True], ids=["vild", "ensemble
 kinds = pytest.mark.parametrize("kind", [RegionScores, PooledRegionScores])
 
 
-def unit(*shape):
-    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+def boxes_at(*corners):
+    return Boxes(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4))
 
 
 @pytest.fixture
 def trunk():
     torch.manual_seed(0)
     return CLIPResNet(**SIZES, embed_dim=32).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def classifier(vocabulary):
+    return TextClassifier(vocabulary(5), embed_dim=32)
 
 
 @pytest.fixture
@@ -60,48 +66,61 @@ def plain_mean(embeddings, box):
     return F.grid_sample(embeddings[None], grid, **options)[0, :, 0].mean(dim=1)
 
 
-def test_p_is_of_the_mean_of_the_dense_embeddings_in_the_box(trunk):
-    res5, text = torch.randn(2, 256, 3, 4), unit(5, 32)
+def test_p_is_of_the_mean_of_the_dense_embeddings_in_the_box(trunk, classifier):
+    res5, text = torch.randn(2, 256, 3, 4), classifier.text_embeddings
     boxes = [
-        torch.tensor([[0.0, 0.0, 128.0, 96.0], [10.0, 20.0, 90.0, 30.0], [50.0, 50.0, 51.0, 51.0]]),
-        torch.tensor([[40.0, 3.0, 128.0, 77.0]]),
+        boxes_at([0, 0, 128, 96], [10, 20, 90, 30], [50, 50, 51, 51]),
+        boxes_at([40, 3, 128, 77]),
     ]
-    actual = RegionScores(scale=7.0).region_probabilities(trunk, res5, boxes, text)
+    actual = RegionScores(scale=7.0).region_probabilities(trunk, res5, boxes, classifier)
     pool, expected = trunk.attnpool, []
     for picture, found in zip(res5, boxes, strict=True):
         cells = torch.stack([pool.c_proj(pool.v_proj(cell)) for cell in picture.flatten(1).T])
         embeddings = F.normalize(cells, dim=1).T.reshape(32, 3, 4)
-        for box in found:
+        for box in found.tensor:
             cosines = F.cosine_similarity(plain_mean(embeddings, box)[None], text)
             expected.append((7 * cosines).softmax(0))
     torch.testing.assert_close(actual, torch.stack(expected))
 
 
-def test_a_box_within_one_cells_middle_has_that_cells_p(trunk):
+def test_a_small_box_in_a_cells_middle_has_that_cells_p(trunk, classifier):
     """There GridCLIP's dense map and the boxes say the same."""
-    res5, text, dense = torch.randn(1, 256, 2, 2), unit(5, 32), RegionScores(scale=7.0)
-    p = dense.region_probabilities(trunk, res5, [torch.tensor([[44.0, 12.0, 52.0, 20.0]])], text)
-    expected = dense.probabilities(trunk.dense_embeddings(res5), text)
+    res5, dense = torch.randn(1, 256, 2, 2), RegionScores(scale=7.0)
+    p = dense.region_probabilities(trunk, res5, [boxes_at([44, 12, 52, 20])], classifier)
+    expected = dense.probabilities(trunk.dense_embeddings(res5), classifier.text_embeddings)
     torch.testing.assert_close(p[0], expected[0, 0, 1])
 
 
-def test_fvlms_p_of_the_whole_picture_is_clips():
+@kinds
+def test_training_names_that_are_left_out_still_compete(trunk, classifier, vocabulary, kind):
+    res5, boxes = torch.randn(1, 256, 2, 2), [boxes_at([3, 5, 60, 50])]
+    arguments = trunk, res5, boxes, classifier
+    p = kind(scale=7.0).region_probabilities(*arguments)
+    torch.testing.assert_close(p.sum(), torch.tensor(1.0))
+    all_names = vocabulary(5)
+    classifier.set_vocabulary(
+        TextEmbeddings(all_names.names[3:4], all_names.embeddings[3:4], (), "RN50", "")
+    )
+    torch.testing.assert_close(kind(scale=7.0).region_probabilities(*arguments), p[:, 3:4])
+
+
+def test_fvlms_p_of_the_whole_picture_is_clips(classifier):
     torch.manual_seed(0)
     clip = ModifiedResNet(SIZES["layers"], 32, 4, 64, 8).eval().requires_grad_(False)
     trunk = CLIPResNet(**SIZES, embed_dim=32, freeze_at=5)
     trunk.load_state_dict(clip.state_dict(), strict=False)
-    pictures, text = torch.randn(2, 3, 64, 64), unit(5, 32)
-    whole = [torch.tensor([[0.0, 0.0, 64.0, 64.0]])] * 2
+    pictures, whole = torch.randn(2, 3, 64, 64), [boxes_at([0, 0, 64, 64])] * 2
     res5 = trunk(pictures)["res5"]
-    p = PooledRegionScores(scale=100.0).region_probabilities(trunk, res5, whole, text)
-    expected = (100 * F.normalize(clip(pictures), dim=1) @ text.T).softmax(dim=1)
+    p = PooledRegionScores(scale=100.0).region_probabilities(trunk, res5, whole, classifier)
+    embeddings = F.normalize(clip(pictures), dim=1)
+    expected = (100 * embeddings @ classifier.text_embeddings.T).softmax(dim=1)
     torch.testing.assert_close(p, expected, rtol=1e-3, atol=1e-5)
 
 
 @kinds
-def test_without_proposals(trunk, kind):
-    boxes = [torch.empty(0, 4), torch.empty(0, 4)]
-    p = kind(scale=7.0).region_probabilities(trunk, torch.randn(2, 256, 2, 3), boxes, unit(5, 32))
+def test_without_boxes(trunk, classifier, kind):
+    res5, boxes = torch.randn(2, 256, 2, 3), [boxes_at(), boxes_at()]
+    p = kind(scale=7.0).region_probabilities(trunk, res5, boxes, classifier)
     assert p.shape == (0, 5)
 
 
@@ -122,8 +141,8 @@ def test_all_pairs_are_combined_before_the_cut(
         p = dense.region_probabilities(
             model.backbone.bottom_up,
             features["res5"],
-            [x.proposal_boxes.tensor for x in proposals],
-            model.classifier.text_embeddings,
+            [x.proposal_boxes for x in proposals],
+            model.classifier,
         )
     assert len(p) == len(plain) > 50 and torch.equal(actual[:, 6], plain[:, 6])  # background's
     for c in range(6):
@@ -155,15 +174,15 @@ def test_what_clip_is_sure_of_is_found_however_low_the_heads_score(tiny_vild, mo
     p = torch.full((3, 6), 1e-30)
     p[1, 2] = 1.0  # category 2 is novel
     monkeypatch.setattr(RegionScores, "region_probabilities", lambda *x: p)
-    boxes = torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [0, 30, 20, 50]])
-    proposals = [Instances((64, 64), proposal_boxes=Boxes(boxes))]
+    boxes = boxes_at([0, 0, 20, 20], [30, 0, 50, 20], [0, 30, 20, 50])
+    proposals = [Instances((64, 64), proposal_boxes=boxes)]
     monkeypatch.setattr(model.proposal_generator, "forward", lambda *x: (proposals, {}))
     inputs = [{"image": torch.zeros(3, 64, 64)}]
     assert model(inputs)[0]["instances"].pred_classes.item() != 2
     model.dense_scores = RegionScores(scale=1.0, weight=0.15, novel_weight=0.65)
     found = model(inputs)[0]["instances"]
     assert found.pred_classes.item() == 2
-    torch.testing.assert_close(found.pred_boxes.tensor, boxes[1:2])
+    torch.testing.assert_close(found.pred_boxes.tensor, boxes.tensor[1:2])
     head = logits[1].softmax(0)[2].item()
     assert found.scores.item() == pytest.approx(head**0.35, rel=1e-5)
 
