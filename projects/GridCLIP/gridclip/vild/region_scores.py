@@ -55,7 +55,11 @@ class PooledRegionScores(RegionScores):
     """F-VLM's scores (arXiv 2209.15639, section 3.3): p is of CLIP's own embedding of the box.
 
     The attention pool takes the box as a picture: its part of ``res5``, at the pool's native size.
+    As in the official code, the combined scores of a box sum to 1, that of the background included.
     """
+
+    def rescore(self, scores: Tensor, p: Tensor, is_novel: Tensor) -> Tensor:
+        return F.normalize(super().rescore(scores, p, is_novel), p=1, dim=1)
 
     def _embed(self, trunk: CLIPResNet, res5: Tensor, boxes: list[Boxes]) -> Tensor:
         side = trunk.input_resolution // trunk.size_divisibility
