@@ -24,7 +24,7 @@ class ViLD(GeneralizedRCNN):
 
     The backbone, the region proposals and box regression are detectron2's. Proposals are classified
     by their cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled
-    to those of CLIP's image encoder (ViLD-image). At inference CLIP's frozen part may speak, too.
+    to those of CLIP's image encoder (ViLD-image). At inference CLIP's own scores may count, too.
     """
 
     roi_heads: ViLDROIHeads
@@ -58,7 +58,7 @@ class ViLD(GeneralizedRCNN):
             )
         if dense_scores is not None and not isinstance(self.backbone, CLIPFPN):
             raise ValueError(
-                f"dense_scores read CLIP's last map, but the backbone is a "
+                "dense_scores read CLIP's last map, but the backbone is a "
                 f"{type(self.backbone).__name__}: take CLIPFPN, or model.dense_scores=null."
             )
         self.dense_scores = dense_scores
