@@ -136,7 +136,6 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", type=Path, default=CONFIG, help="of GridCLIP (default: LVIS, 1x)")
     add("--size", type=int, nargs=2, default=(1024, 1024), metavar=("H", "W"))
     add("--batch-sizes", type=int, nargs="+", default=[2, 4, 8], metavar="N")
     add("--steps", type=int, default=20, help="of each run (default: 20); the first 2 untimed")
@@ -145,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.steps <= WARM_UP:
         parser.error(f"--steps: give more than {WARM_UP}")
-    cfg = load_config(args.config_file)
+    cfg = load_config(CONFIG)
     start = time.monotonic()
     runs = measure_all(cfg, tuple(args.size), args.batch_sizes, args.steps, args.device)
     record = {
