@@ -216,10 +216,10 @@ class GridCLIP(FCOS):
                 "model.image_alignment=null."
             )
         teacher = torch.stack([x["image_embeddings"] for x in batched_inputs]).to(self.device)
-        windows = batched_inputs[0]["image_windows"].to(self.device)
+        windows = torch.stack([x["image_windows"] for x in batched_inputs]).to(self.device)
         centers = Boxes.cat(anchors).get_centers()
         maps = Maps(self, features, grid_features, centers, windows, images.image_sizes)
-        return self.image_alignment(self.image_alignment.pool(maps), teacher)
+        return self.image_alignment(self.image_alignment.pool(maps), teacher, windows)
 
     def forward_inference(
         self,

@@ -126,9 +126,9 @@ class TextClassifier(nn.Module):
         weight = projection.weight.float()
         embed_dim, num_features = weight.shape
         square = torch.linalg.qr(weight).R if embed_dim > num_features else weight
-        return FoldedClassifier(
-            self._weight(classes) @ weight, square, self.log_scale.exp(), self.bias
-        )
+        with torch.autocast(weight.device.type, enabled=False):
+            products = self._weight(classes) @ weight
+        return FoldedClassifier(products, square, self.log_scale.exp(), self.bias)
 
     def _weight(self, classes: Tensor | None) -> Tensor:
         return self.text_embeddings if classes is None else self.text_embeddings[classes]
@@ -150,9 +150,12 @@ class FoldedClassifier:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """The logits (..., K) of features (..., F)."""
-        products = inner_products(features, self.scale * self.weight)
-        return products / self._norm(features) + self.bias
+        """The logits (..., K), float32, of features (..., F)."""
+        # Under automatic mixed precision, too: half precision would round logits to tenths.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            products = inner_products(features, self.scale * self.weight)
+            return products / self._norm(features) + self.bias
 
     def best(self, features: Tensor) -> Tensor:
         """The largest logit of each location: (..., 1)."""
