@@ -1,10 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gridclip.modeling import candidates
-from gridclip.modeling.candidates import top_candidates
+from gridclip.modeling.candidates import best_locations, best_pairs
+from gridclip.modeling.dense_scores import DenseMap
 
 
 class Logits:
@@ -13,100 +14,94 @@ class Logits:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, x):
-        self.seen.append(len(x))
-        return x
-
     def best(self, x):
-        return self(x).amax(dim=1, keepdim=True)
+        self.seen.append(len(x))
+        return x.amax(dim=1, keepdim=True)
 
 
-def plain(logits, centerness, score_threshold, num_candidates):
-    """Every pair scored, thresholded and sorted."""
-    scores = (logits.float().sigmoid() * centerness.float().sigmoid()).sqrt()
-    keep = scores > score_threshold
-    pairs = keep.nonzero()
-    scores, order = scores[keep].sort(descending=True, stable=True)
-    return scores[:num_candidates], pairs[order][:num_candidates]
+def dense_map(classes, weights, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.rand(3, 4, classes, generator=generator).softmax(dim=-1)
+    return DenseMap(p, weights, stride=32)
 
 
-# Few distinct values, so that ties are the rule. Large ones saturate the sigmoid or leave nothing
-# of it; neighbours differ by less than half precision or a saturated sigmoid can tell.
-FEW_VALUES = [-104.0, -95.0, -44.0, -4.0, -4.0, 0.0, 0.5, 0.5000001, 3.0, 16.7, 20.0, 20.00001]
-VALUES = st.sampled_from(FEW_VALUES) | st.floats(-30, 30, width=32)
+def everything(logits, quality, dense, centers):
+    """The score of every pair of location and category."""
+    scores = (logits.sigmoid() * quality.sigmoid()).sqrt()
+    return scores if dense is None else dense.combine(scores, centers)
 
 
-@settings(max_examples=300)
-@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
-def test_equals_scoring_every_pair(data, dtype):
-    """Ties, nothing above the threshold, one category, more categories than candidates, ..."""
-    locations, classes = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 7))
-
-    def table(columns):
-        size = locations * columns
-        values = data.draw(st.lists(VALUES, min_size=size, max_size=size))
-        return torch.tensor(values).reshape(locations, columns).to(dtype)
-
-    logits, centerness = table(classes), table(1)
-    options = dict(
-        score_threshold=data.draw(st.sampled_from([0.0, 1e-20, 0.05, 0.5, 0.99, 1.0])),
-        num_candidates=data.draw(st.integers(1, 30)),
-    )
-    scores, rows, columns = top_candidates(Logits(), logits, centerness, **options)
-    expected, pairs = plain(logits, centerness, **options)
-
-    # The sigmoid of one number may differ in the last bit with its place in a tensor.
-    last_bit = dict(rtol=3e-7, atol=0)
-    torch.testing.assert_close(scores, expected, **last_bit)
-    assert len({(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True)}) == len(rows)
-    actual, centers = logits[rows, columns].float(), centerness[rows, 0].float()
-    actual = (actual.sigmoid() * centers.sigmoid()).sqrt()
-    torch.testing.assert_close(actual, scores, **last_bit)
-    # Pairs better than the last one kept are the same; among its equals any may be.
-    if len(expected):
-        better = expected > expected[-1] * (1 + 1e-6)
-        certain = {tuple(pair) for pair in pairs[: len(expected)][better].tolist()}
-        assert certain <= set(zip(rows.tolist(), columns.tolist(), strict=True))
+@given(st.integers(0, 2**32), st.integers(1, 40), st.booleans())
+def test_bound_of_a_location_is_at_least_its_best_pair(seed, classes, novel):
+    """So a location that is left out has no pair above the bound of those that are kept."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(50, classes, generator=generator)
+    quality, centers = torch.randn(50, 1), 140 * torch.rand(50, 2, generator=generator)
+    weights = torch.where(torch.arange(classes) % 2 == 1, 0.4 if novel else 0.1, 0.1)
+    dense = dense_map(classes, weights, seed)
+    best = (logits.amax(dim=1).sigmoid() * quality.squeeze(1).sigmoid()).sqrt()
+    bound = dense.bound(best, centers)
+    scores = everything(logits, quality, dense, centers)
+    assert (bound >= scores.amax(dim=1) * (1 - 1e-5)).all()
+    places = best_locations(Logits(), logits, quality, 10, dense, centers)
+    left_out = torch.ones(50, dtype=torch.bool)
+    left_out[places] = False
+    assert scores[left_out].max() <= bound[places].min() * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_random_logits_over_many_chunks(dtype, monkeypatch):
-    monkeypatch.setitem(candidates.CHUNK, "cpu", 64)
-    logits, centerness = torch.randn(500, 40).to(dtype), torch.randn(500, 1).to(dtype)
-    scores, rows, columns = top_candidates(
-        Logits(), logits, centerness, score_threshold=0.3, num_candidates=100
-    )
-    expected, _ = plain(logits, centerness, 0.3, 100)
-    torch.testing.assert_close(scores, expected, rtol=0, atol=0)
+@pytest.mark.parametrize("dense", [None, dense_map(30, torch.full((30,), 0.2))])
+def test_best_pairs_of_the_best_locations_are_those_of_a_plain_search(dense):
+    """Few objects, as in a picture: all other locations say little."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 30, generator=generator) - 6
+    logits[::20] += 5
+    quality, centers = torch.zeros(400, 1), 128 * torch.rand(400, 2, generator=generator)
+    scores = everything(logits, quality, dense, centers)
+    places = best_locations(Logits(), logits, quality, 60, dense, centers)
+    found, rows, columns = best_pairs(scores[places], 50, 0.0)
+    expected = scores.flatten().sort(descending=True).values[:50]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(scores[places[rows], columns], found, rtol=0, atol=0)
 
 
-def test_one_location_with_more_categories_than_candidates():
-    logits = torch.full((10, 50), -20.0)
-    logits[3] = torch.arange(50.0) / 50
-    _, rows, columns = top_candidates(
-        Logits(), logits, torch.zeros(10, 1), score_threshold=0.1, num_candidates=5
-    )
-    assert rows.tolist() == [3] * 5 and columns.tolist() == [49, 48, 47, 46, 45]
+def test_without_a_dense_map_as_many_locations_as_pairs_hold_the_best_pairs():
+    logits, quality = torch.randn(500, 40), torch.randn(500, 1)
+    scores = everything(logits, quality, None, None)
+    places = best_locations(Logits(), logits, quality, 100, None, torch.zeros(500, 2))
+    found = best_pairs(scores[places], 100, 0.0)[0]
+    assert torch.equal(found, scores.flatten().sort(descending=True).values[:100])
 
 
-def test_nothing_above_the_threshold():
-    found = top_candidates(
-        Logits(),
-        torch.full((4, 3), -50.0),
-        torch.zeros(4, 1),
-        score_threshold=0.5,
-        num_candidates=5,
-    )
-    assert [len(x) for x in found] == [0, 0, 0]
+def test_a_category_that_only_the_dense_map_sees_is_found():
+    """A novel category with next to nothing from the head, and all of CLIP's map."""
+    logits = torch.full((1000, 20), -12.0)
+    logits[:300, :19] = -3.0  # base categories at hundreds of other locations
+    p = torch.full((2, 2, 20), 1e-6)
+    p[1, 1, 19] = 1.0
+    dense = DenseMap(p, torch.full((20,), 0.5), stride=64)
+    centers = torch.full((1000, 2), 10.0)
+    centers[700] = 110.0
+    places = best_locations(Logits(), logits, torch.zeros(1000, 1), 300, dense, centers)
+    assert 700 in places
+    scores = everything(logits[places], torch.zeros(300, 1), dense, centers[places])
+    found, rows, columns = best_pairs(scores, 100, 0.0)
+    assert (places[rows[0]], columns[0]) == (700, 19)
 
 
-def test_whole_matrix_is_never_made():
+def test_pairs_above_the_threshold_best_first():
+    scores = torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.0, 0.3]])
+    best, rows, columns = best_pairs(scores, 4, 0.2)
+    assert best.tolist() == pytest.approx([0.9, 0.7, 0.3])
+    assert rows.tolist() == [1, 0, 1] and columns.tolist() == [0, 1, 2]
+    assert [len(x) for x in best_pairs(scores, 4, 0.95)] == [0, 0, 0]
+    assert [len(x) for x in best_pairs(scores[:0], 4, 0.0)] == [0, 0, 0]
+    assert len(best_pairs(scores, 99, -1.0)[0]) == 6
+
+
+def test_whole_matrix_is_never_made(monkeypatch):
+    monkeypatch.setitem(candidates.CHUNK, "cpu", 384)
     classifier = Logits()
-    top_candidates(
-        classifier,
-        torch.randn(10_000, 3),
-        torch.zeros(10_000, 1),
-        score_threshold=0.0,
-        num_candidates=100,
+    places = best_locations(
+        classifier, torch.randn(10_000, 3), torch.zeros(10_000, 1), 100, None, torch.zeros(1, 2)
     )
-    assert classifier.seen == [384] * 26 + [16, 100]
+    assert classifier.seen == [384] * 26 + [16] and len(places) == 100

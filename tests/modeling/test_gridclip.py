@@ -7,7 +7,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
-from gridclip.modeling import BackboneImageAlignment, DenseScores, GridCLIP
+from gridclip.modeling import BackboneImageAlignment, DenseScores, FCOSAssignment, GridCLIP
 from gridclip.modeling.gridclip import sample_classes
 
 
@@ -26,7 +26,7 @@ def test_losses_are_finite_and_train_everything_but_clips_pool(tiny_gridclip, ba
     assert set(losses) == {
         "loss_grid_alignment",
         "loss_box_reg",
-        "loss_centerness",
+        "loss_quality",
         "loss_image_alignment",
     }
     sum(losses.values()).backward()
@@ -69,7 +69,7 @@ def test_images_without_boxes(tiny_gridclip, batch):
     model = tiny_gridclip()
     losses = losses_of(model, batch(boxes=(), classes=()))
     sum(losses.values()).backward()
-    assert losses["loss_box_reg"] == 0 and losses["loss_centerness"] == 0
+    assert losses["loss_box_reg"] == 0 and losses["loss_quality"] == 0
     assert losses["loss_grid_alignment"] > 0
 
 
@@ -166,7 +166,7 @@ def fcos_predictions(model, inputs):
 
 def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
     """With every category known, the three detection losses are FCOS's on the same logits."""
-    model = tiny_gridclip(image_alignment=None)
+    model = tiny_gridclip(image_alignment=None, assignment=FCOSAssignment(), box_loss_weight=1.0)
     inputs = batch()
     for x in inputs:
         x["negative_classes"] = torch.arange(6)
@@ -180,12 +180,12 @@ def test_losses_equal_detectron2s_fcos(tiny_gridclip, batch):
         )
     torch.testing.assert_close(ours["loss_grid_alignment"], theirs["loss_fcos_cls"])
     torch.testing.assert_close(ours["loss_box_reg"], theirs["loss_fcos_loc"])
-    torch.testing.assert_close(ours["loss_centerness"], theirs["loss_fcos_ctr"])
+    torch.testing.assert_close(ours["loss_quality"], theirs["loss_fcos_ctr"])
 
 
 @torch.no_grad()
 def test_inference_equals_detectron2s_fcos(tiny_gridclip, batch):
-    model = tiny_gridclip(test_score_thresh=0.0, dense_scores=None).eval()
+    model = tiny_gridclip(test_topk_locations=1000, dense_scores=None).eval()
     inputs = batch()
     ours = model(inputs)
     images, levels, predictions = fcos_predictions(model, inputs)
@@ -202,7 +202,6 @@ def test_dense_scores_are_those_of_clips_map_at_each_location(tiny_gridclip, bat
     """Without threshold, NMS and cut, every pair of location and category is there."""
     model = tiny_gridclip(
         dense_scores=DenseScores(scale=30.0, weight=0.4),
-        test_score_thresh=0.0,
         test_nms_thresh=1.0,
         max_detections_per_image=9999,
     ).eval()
