@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +127,7 @@ class Grid:
         self.tasks: list[Task] = []
         self.runs: dict[Run, Task] = {}
         self._preparations: dict[str, str] = {}  # names of tasks by variant
+        self._bases: dict[str, tuple[DictConfig, list[str]]] = {}
         runs = asked_runs(args)
         trained = dict.fromkeys(run.training.variant for run in runs)
         for variant in sorted(trained, key=lambda variant: variant in DISTILLED):
@@ -139,15 +139,18 @@ class Grid:
         self, variant: str, folder: Path, seed: int, *own: str
     ) -> tuple[DictConfig, list[str]]:
         """A variant's config, and the overrides of its file that make it."""
-        base = _load(variant)
-        overrides = [
-            *self.overrides,
-            *embeddings_below(self.folder / "embeddings", base),
-            *self.own_overrides,
-            *(f"train.seed={seed}", f"train.output_dir={folder}"),
-            *own,
-        ]
-        return load_config(base, overrides), overrides
+        base, common = self._base(variant)
+        overrides = [f"train.seed={seed}", f"train.output_dir={folder}", *own]
+        return load_config(base, overrides), [*common, *overrides]
+
+    def _base(self, variant: str) -> tuple[DictConfig, list[str]]:
+        """The same for all runs of a variant."""
+        if variant not in self._bases:
+            cfg = LazyConfig.load(str(config_file(variant)))
+            embeddings = embeddings_below(self.folder / "embeddings", cfg)
+            overrides = [*self.overrides, *embeddings, *self.own_overrides]
+            self._bases[variant] = load_config(cfg, overrides), overrides
+        return self._bases[variant]
 
     def _add(self, name: str, folder: Path, cfg: DictConfig, command: list, **fields) -> str:
         """Add a task and return its name."""
@@ -217,12 +220,6 @@ class Grid:
         self._add(run.name, folder, cfg, train_net(run.variant, mode, overrides), **fields)
         self.runs[run] = self.tasks[-1]
         return run.name
-
-
-@cache
-def _load(variant: str) -> DictConfig:
-    """Its config; nobody changes it."""
-    return LazyConfig.load(str(config_file(variant)))
 
 
 def _relative(variant: str) -> Path:

@@ -6,7 +6,7 @@ VARIANTS = {
     "fcos_assignment": "with FCOS's assignment of locations to boxes",
     "no_dense_scores": "without dense scores",
     "no_image_alignment": "without image-level alignment",
-    "grid_image_alignment": "image-level alignment of the grid embeddings (the abstract's words)",
+    "grid_image_alignment": "image-level alignment of the grid embeddings",
     "aligned_slow_backbone": "backbone learning rate x 0.1",
     "whole_image_alignment": "image-level alignment of the whole picture",
     "closed_set": "without grid-level alignment (closed set)",
@@ -60,15 +60,16 @@ def laptop_runs_note(runs: dict) -> str:
     shared, not_run = runs["shared"], runs["not_run"]
     commit = f"commit {shared['commit'][:10]}" if "commit" in shared else "several commits"
     listed = ", ".join(
-        f"{VARIANTS[variant]} (seeds {', '.join(map(str, seeds))})"
+        VARIANTS[variant]
+        + ("" if seeds == runs["seeds"] else f" (seed {', '.join(map(str, seeds))})")
         for variant, seeds in not_run.items()
     )
     return (
         f"All runs on {shared['processor']}, {commit}, seeds "
-        f"{', '.join(map(str, runs['seeds']))}; n says how many a row has. Another processor rounds "
-        "sums otherwise: the same seed trains another detector there, another draw of the same "
-        f"distribution. Not run: {listed or 'nothing'}. `results/laptop_world_runs.json` holds the "
-        "configs, versions and seconds, `results/laptop_world.json` the value of every seed."
+        f"{', '.join(map(str, runs['seeds']))}; n says how many a row has. Another processor "
+        "rounds sums otherwise: there the same seed trains another detector, another draw of the "
+        f"same distribution. Not run: {listed or 'nothing'}. `results/laptop_world_runs.json` "
+        "holds configs, versions and seconds, `results/laptop_world.json` the value of every seed."
     )
 
 
@@ -87,13 +88,13 @@ def laptop_differences_table(differences: dict) -> str:
         rows.append(f"| {ours} | {theirs} | {n} | {shown} |")
     return "\n".join(
         [
-            "**Differences**, first row minus second, in points of AP: the mean over n seeds of the "
-            "difference at the same seed, and its 95% interval by Student's t. **Bold**: the "
+            "**Differences**, first row minus second, in points of AP: the mean over n seeds of "
+            "the difference at the same seed, and its 95% interval by Student's t. **Bold**: the "
             "interval does not contain zero. Of two runs with one seed, initial weights and the "
             "order of pictures are the same as far as the detectors allow. The intervals are over "
             "seeds alone: pictures, small CLIP and processor are the same for all, and so are the "
             "proposals from which ViLD and ViLD-ensemble learn. They are not corrected for their "
-            f"number: of {len(rows) * len(metrics)} intervals, one in twenty misses the true "
+            f"number: of {len(rows) * len(metrics)} intervals, about one in twenty misses the true "
             "difference.",
             "",
             "| | minus | n | " + " | ".join(metrics) + " |",
@@ -121,16 +122,16 @@ def laptop_time_table(curves: dict) -> str:
         minutes = f"Minutes are those of one core ({curve['processor']}); the others had runs, too."
     else:
         minutes = (
-            f"Minutes are those of a machine with {curve['processor']}, which runs may have shared: "
-            "they are not minutes of a core."
+            f"Minutes are those of a machine with {curve['processor']}, which runs may have "
+            "shared: they are not minutes of a core."
         )
     return "\n".join(
         [
             f"**Accuracy against time**, the same world. {minutes} *Before* is the time to compute "
-            "CLIP's embeddings and, for ViLD, the proposals; the training of ViLD-text, which makes "
-            "the proposals, is not counted. Every number of steps is a run of its own, with its own "
-            "schedule. A point of one run has no spread: read no difference from it that is within "
-            "that of the seeds above.",
+            "CLIP's embeddings and, for ViLD, the proposals; the training of ViLD-text, which "
+            "makes the proposals, is not counted. Every number of steps is a run of its own, with "
+            "its own schedule. A point with n = 1 has no spread: a difference within the spread of "
+            "the table above says nothing.",
             "",
             "| | steps | before, min | training, min | AP | APr | APf | n |",
             "|---|---|---|---|---|---|---|---|",
