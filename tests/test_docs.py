@@ -264,7 +264,7 @@ def test_readme_quotes_result_files():
         return f"{speed['inference'][name]['p50']:.2f} s"
 
     def step(name: str) -> str:
-        return f"{speed['training'][name]['p50']:.2f} s"
+        return f"{speed['training'][name]['step']:.2f} s"
 
     readme = " ".join((ROOT / "README.md").read_text().split())
     longest = {name: curve["points"][-1] for name, curve in curves.items()}
