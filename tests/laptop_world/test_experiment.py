@@ -87,6 +87,8 @@ def test_lengths_are_trained_with_the_first_seed_and_the_same_warmup(lengths):
     assert {run for run in lengths.runs if run.steps and run.training == run} == {
         Run(variant, 0, steps) for variant in trained for steps in LENGTHS.get(variant, ())
     }
+    steps = [run.steps for run in lengths.runs if run.steps]
+    assert steps == sorted(steps, reverse=True)
     for run, task in lengths.runs.items():
         if run.steps:
             cfg = task.identity["config"]

@@ -16,6 +16,7 @@ ABLATIONS = (
     *("aligned_slow_backbone", "whole_image_alignment", "closed_set", "random_init"),
     "classification_init",
 )
+WITHOUT_DENSE_SCORES = ("closed_set", "random_init", "classification_init")
 TWO_STAGE = (
     *("vild_text", "vild", "vild_ensemble"),
     *("vild_text_dense", "vild_dense", "vild_ensemble_dense", "fvlm"),
@@ -51,11 +52,12 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict:
 def compared_pairs(summary: Summary) -> list[tuple[str, str]]:
     """The pairs of variants that are compared, as far as both are there.
 
-    GridCLIP with each of its ablations and with each two-stage detector; GridCLIP's longer training
-    with the two-stage detector of the highest AP; each reading of image-level alignment with none;
-    dense scores with none.
+    GridCLIP with each of its ablations and with each two-stage detector; what can have no dense
+    scores with GridCLIP without them; GridCLIP's longer training with the two-stage detector of the
+    highest AP; each reading of image-level alignment with none; dense scores with none.
     """
     pairs = [("gridclip", other) for other in (*ABLATIONS, *TWO_STAGE)]
+    pairs += [("no_dense_scores", other) for other in WITHOUT_DENSE_SCORES]
     if two_stage := [name for name in TWO_STAGE if name in summary]:
         pairs.append(("gridclip_4000", max(two_stage, key=lambda name: _mean_ap(summary[name]))))
     pairs += [

@@ -38,8 +38,7 @@ CURVES = {
     "gridclip": ("gridclip", "gridclip_4000"),
     **{name: (name,) for name in ("vild_text_dense", "vild_dense", "vild_ensemble_dense", "fvlm")},
 }
-# Numbers of steps that --lengths trains besides the configs' own. The longest first, so that all
-# cores have work until the end.
+# Numbers of steps that --lengths trains besides the configs' own.
 LENGTHS = {
     **dict.fromkeys(("vild_ensemble", "vild", "vild_text", "fvlm"), (4000, 2000, 1000, 250)),
     "gridclip": (2000, 500),
@@ -91,7 +90,10 @@ def available_curves() -> list[str]:
 
 
 def asked_runs(args: argparse.Namespace) -> list[Run]:
-    """The runs that ``reproduce``'s arguments ask for; what these need is not among them."""
+    """The runs that ``reproduce``'s arguments ask for; what these need is not among them.
+
+    Of other lengths the longest come first, so that all cores have work until the end.
+    """
     rows = [Run(variant, seed) for seed in args.seeds for variant in args.variants]
     lengths = [
         Run(variant, seed, steps)
@@ -100,6 +102,7 @@ def asked_runs(args: argparse.Namespace) -> list[Run]:
         if variant in CURVES
         for steps in LENGTHS[EVALUATED.get(variant, variant)]
     ]
+    lengths.sort(key=lambda run: -(run.steps or 0))
     if args.publish:
         return rows + lengths
     return lengths if args.lengths else rows
