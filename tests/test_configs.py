@@ -24,26 +24,48 @@ def test_serialises_and_comes_back(path, tmp_path):
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     assert set(again) >= {"model", "clip", "dataloader", "optimizer", "lr_multiplier", "train"}
     assert again.train == cfg.train
-    vild = path.stem.startswith("vild")
+    vild = path.stem.startswith(("vild", "fvlm"))
     assert again.model._target_ == ("gridclip.vild.ViLD" if vild else "gridclip.modeling.GridCLIP")
 
 
-def test_schedules_are_what_the_comments_say():
-    short, long = load("gridclip_r50_ov_1x"), load("gridclip_r50_ov_2x")
-    images = [c.train.max_iter * c.dataloader.train.total_batch_size for c in (short, long)]
-    assert images == [1_440_000, 2_880_000]
-    for cfg in (short, long):
-        schedule = instantiate(cfg.lr_multiplier)
-        steps = cfg.train.max_iter
-        at = [schedule(step / steps) for step in (999, 1001, steps * 0.66, steps * 0.67, steps - 1)]
-        assert at[0] < 1.0 and at[1:] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+@pytest.mark.parametrize(
+    ("name", "images", "lr", "warmup"),
+    [
+        ("gridclip_r50_ov_1x", 1_440_000, 1e-4, 5_000),
+        ("gridclip_r50_ov_2x", 2_880_000, 1e-4, 5_000),
+        ("gridclip_r50_ov_lsj_2x", 2_880_000, 1e-4, 5_000),
+        ("gridclip_r50_ov_lsj_b64_4x", 5_760_000, 2e-4, 10_000),
+    ],
+)
+def test_schedules_are_what_the_comments_say(name, images, lr, warmup):
+    cfg = load(name)
+    steps = cfg.train.max_iter
+    assert steps * cfg.dataloader.train.total_batch_size == images
+    assert cfg.optimizer.lr == lr
+    schedule = instantiate(cfg.lr_multiplier)
+    at = [
+        schedule(s / steps) for s in (warmup - 1, warmup + 1, steps * 0.66, steps * 0.67, steps - 1)
+    ]
+    assert 0.99 < at[0] < 1.0 and at[1:] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+    assert schedule(warmup / 2 / steps) == pytest.approx(0.5, abs=1e-2)
+
+
+def test_large_scale_jitter_is_vilds():
+    jittered, vild = load("gridclip_r50_ov_lsj_2x"), load("vild_r50_ov")
+    plain = load("gridclip_r50_ov_2x")
+    assert jittered.model == plain.model and jittered.optimizer == plain.optimizer
+    for part in ("train", "test"):
+        loader = jittered.dataloader[part]
+        assert loader.mapper.augmentations == vild.dataloader[part].mapper.augmentations
+        loader.mapper.augmentations = plain.dataloader[part].mapper.augmentations
+    assert OmegaConf.to_container(jittered.dataloader) == OmegaConf.to_container(plain.dataloader)
 
 
 def test_open_vocabulary_never_samples_a_rare_category(mini_datasets):
     rare = open_dataset(dataset="lvis_v1_train", novel="rare").novel_classes
     assert len(rare) == 337
-    for name in ("gridclip_r50_ov_1x", "gridclip_r50_ov_2x", "gridclip_r50_ov_smoke"):
-        cfg = load(name)
+    names = ("1x", "2x", "lsj_2x", "lsj_b64_4x", "smoke")
+    for cfg in (load(f"gridclip_r50_ov_{name}") for name in names):
         assert instantiate(cfg.data.train).novel_classes == rare
         assert cfg.dataloader.train.dataset._target_ is training_records
         weights = instantiate(cfg.model.federated_weights)

@@ -121,7 +121,7 @@ def test_value(text, value):
 
 def test_string_that_looks_like_an_interpolation_is_resolved_or_refused():
     cfg = load_config(PRODUCTION, ["train.output_dir=lr=${optimizer.lr}"])
-    assert cfg.train.output_dir == "lr=0.0002"
+    assert cfg.train.output_dir == "lr=0.0001"
     with pytest.raises(ValueError, match=r"train.output_dir=a\$\{b can't be set"):
         load_config(PRODUCTION, ["train.output_dir=a${b"])
 

@@ -7,6 +7,7 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 
 from gridclip.data import open_dataset
+from gridclip.vild import PooledRegionScores, RegionScores
 
 CONFIGS = Path(__file__).parents[1] / "projects/GridCLIP/configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "lvis").glob("vild_*.py"))
@@ -123,3 +124,38 @@ def test_evaluation_is_gridclips():
     assert container(cfg.dataloader.evaluator) == container(gridclip.dataloader.evaluator)
     most = cfg.model.roi_heads.box_predictor.test_topk_per_image
     assert most == gridclip.model.max_detections_per_image == 300
+
+
+def test_dense_scores_and_a_frozen_trunk_are_all_that_differs():
+    dense, vild, fvlm, text = map(
+        load, ("vild_r50_dense_ov", "vild_r50_ov", "fvlm_r50_ov", "vild_text_r50_ov")
+    )
+    assert instantiate(dense.model.dense_scores) == RegionScores(40.0, 0.15, 0.35)
+    assert instantiate(fvlm.model.dense_scores) == PooledRegionScores(100.0, 0.35, 0.65)
+    text.model.backbone.bottom_up.freeze_at = 5
+    for cfg, other in ((dense, vild), (fvlm, text)):
+        cfg.model.dense_scores = None
+        cfg.train.output_dir = other.train.output_dir
+        assert container(cfg) == container(other)
+
+
+@pytest.mark.parametrize("name", ["vild_text", "vild", "vild_ensemble"])
+def test_the_laptop_worlds_vilds_have_gridclips_dense_scores(name):
+    cfg, dense, gridclip = (
+        LazyConfig.load(str(CONFIGS / "laptop" / f"{x}.py"))
+        for x in (name, f"{name}_dense", "gridclip")
+    )
+    assert dense.model.dense_scores.scale == gridclip.model.dense_scores.scale
+    assert isinstance(instantiate(dense.model.dense_scores), RegionScores)
+    dense.model.dense_scores, dense.train.output_dir = None, cfg.train.output_dir
+    assert container(dense) == container(cfg)
+
+
+def test_the_laptop_worlds_fvlm_is_vild_text_on_a_frozen_trunk():
+    fvlm, text = (
+        LazyConfig.load(str(CONFIGS / "laptop" / f"{x}.py")) for x in ("fvlm", "vild_text")
+    )
+    assert instantiate(fvlm.model.dense_scores) == PooledRegionScores(37.0, 0.35, 0.65)
+    text.model.backbone.bottom_up.freeze_at = 5
+    fvlm.model.dense_scores, fvlm.train.output_dir = None, text.train.output_dir
+    assert container(fvlm) == container(text)

@@ -112,7 +112,8 @@ def own_data_config(world: Path, json_file: Path, clip_archive: Path, output_dir
 
 
 def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: Path, **train):
-    """As :func:`tiny_config` of ViLD's smoke config; variant: "text", "vild" or "ensemble".
+    """As :func:`tiny_config` of ViLD's smoke config; variant: "text", "vild", "ensemble" or
+    "fvlm".
 
     Proposals, text and region embeddings lie beside the output folder.
     """
@@ -127,7 +128,11 @@ def tiny_vild_config(variant: str, world: Path, clip_archive: Path, output_dir: 
     cfg.dataloader.train.mapper.augmentations[0].update(target_height=SIZE, target_width=SIZE)
     cfg.dataloader.train.mapper.augmentations[1].crop_size = [SIZE, SIZE]
     cfg.dataloader.test.mapper.augmentations[0].update(short_edge_length=SIZE, max_size=SIZE)
-    if variant == "text":
+    if variant == "fvlm":
+        fvlm = LazyConfig.load(str(CONFIGS / "fvlm_r50_ov.py")).model
+        cfg.model.dense_scores = fvlm.dense_scores
+        cfg.model.backbone.bottom_up.freeze_at = fvlm.backbone.bottom_up.freeze_at
+    if variant in ("text", "fvlm"):
         cfg.model.roi_heads.distillation_weight = 0.0
         cfg.dataloader.train.mapper.embeddings = None
     elif variant == "ensemble":

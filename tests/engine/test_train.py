@@ -11,7 +11,7 @@ from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.store import StoreError
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
-from gridclip.engine.train import build_model, build_optimizer, do_test
+from gridclip.engine.train import build_model, build_optimizer, build_trainer, do_test
 from gridclip.evaluation import read_results
 from gridclip.modeling import CLIPFPN
 from gridclip.text import TextEmbeddings
@@ -44,6 +44,7 @@ def test_trains_evaluates_and_leaves_results(world_config):
     do_train(cfg)
     results = read_results(f"{cfg.train.output_dir}/results.json")
     assert results["iterations"] == 3 and results["seed"] == 0
+    assert results["precision"] == "float32"
     assert results["protocol"]["images"] == 12
     assert results["protocol"]["split"] == "open-vocabulary"
     assert {"AP", "AP50", "AP75", "APr", "APc", "APf", "AP_novel", "AP_base"} <= set(
@@ -51,6 +52,21 @@ def test_trains_evaluates_and_leaves_results(world_config):
     )
     assert results["config"]["model"]["_target_"] == "gridclip.modeling.GridCLIP"
     assert len(EmbeddingStore.open(cfg.clip.image_embeddings).manifest.image_ids) == 12
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_mixed_precision_is_the_gpus_best(world_config, monkeypatch, has_bfloat16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    # Else torch switches the scaler off where there is no GPU.
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    cfg = world_config()
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert type(build_trainer(cfg, model, [], optimizer)) is SimpleTrainer
+    cfg.train.amp.enabled = True
+    trainer = build_trainer(cfg, model, [], optimizer)
+    assert trainer.precision == (torch.bfloat16 if has_bfloat16 else torch.float16)
+    assert trainer.grad_scaler.is_enabled() != has_bfloat16
 
 
 def test_evaluation_alone_gives_the_same_metrics(world_config):

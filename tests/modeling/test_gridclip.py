@@ -36,6 +36,35 @@ def test_losses_are_finite_and_train_everything_but_clips_pool(tiny_gridclip, ba
     assert not any(p.requires_grad for p in model.backbone.bottom_up.attnpool.parameters())
 
 
+def test_mixed_precision_gives_the_same_losses(tiny_gridclip, batch):
+    plain = losses_of(tiny_gridclip(), batch())
+    model = tiny_gridclip()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(model, batch())
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, plain[name], rtol=0.02, atol=0)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_windows_that_are_left_out_are_not_averaged(tiny_gridclip, batch):
+    def loss(*left_out):
+        inputs = batch()
+        for i in left_out:
+            inputs[i]["image_windows"] = torch.zeros(1, 4)
+            inputs[i]["image_embeddings"].fill_(torch.nan)
+        model = tiny_gridclip()
+        term = losses_of(model, inputs)["loss_image_alignment"]
+        term.backward()
+        return term.item(), model.backbone.bottom_up.layer4[0].conv3.weight.grad
+
+    both, first, second, none = loss(), loss(1), loss(0), loss(0, 1)
+    assert (first[0] + second[0]) / 2 == pytest.approx(both[0]) and first[0] != second[0]
+    torch.testing.assert_close((first[1] + second[1]) / 2, both[1])
+    assert none[0] == 0 and not none[1].any()
+
+
 def test_images_without_boxes(tiny_gridclip, batch):
     model = tiny_gridclip()
     losses = losses_of(model, batch(boxes=(), classes=()))

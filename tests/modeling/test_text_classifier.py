@@ -37,6 +37,18 @@ def test_length_of_embedding_does_not_matter_and_zero_is_finite():
     assert torch.isfinite(zero.grad).all()
 
 
+def test_folded_logits_are_as_exact_in_mixed_precision():
+    classifier, projection = (
+        TextClassifier(vocabulary(7), embed_dim=8),
+        torch.nn.Linear(6, 8, False),
+    )
+    x = torch.randn(2, 5, 6).bfloat16()  # as the head's features are
+    expected = classifier.fold(projection)(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = classifier.fold(projection)(x)
+    assert logits.dtype == torch.float32 and torch.equal(logits, expected)
+
+
 @pytest.mark.parametrize(("features", "dim"), [(6, 32), (32, 32), (48, 32)])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), exponent=st.integers(-3, 3), subset=st.booleans())

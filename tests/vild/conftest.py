@@ -33,13 +33,13 @@ def vocabulary():
 def tiny_vild(vocabulary):
     """Builds the production config's model at a very small size, six categories, two novel."""
 
-    def build(ensemble=False, conv_norm="", **roi_heads):
+    def build(ensemble=False, conv_norm="", freeze_at=0, **roi_heads):
         torch.manual_seed(0)
         cfg = LazyConfig.load(str(CONFIG)).model
         cfg.backbone.bottom_up.update(
             layers=(1, 1, 1, 1), width=8, embed_dim=DIM, input_resolution=64, freeze_norm=False
         )
-        cfg.backbone.bottom_up.freeze_at = 0
+        cfg.backbone.bottom_up.freeze_at = freeze_at
         cfg.backbone.out_channels = 64
         cfg.roi_heads.box_head.update(conv_dims=[64], fc_dims=[64], conv_norm=conv_norm)
         cfg.roi_heads.box_predictor.input_shape.channels = 64

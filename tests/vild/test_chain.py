@@ -50,6 +50,22 @@ def test_text_needs_no_stores(chain):
     assert "at most 300" in results["protocol"]["ap"]
 
 
+def test_fvlm_trains_evaluates_and_answers_own_words(chain, world):
+    cfg = chain("fvlm", "fvlm", max_iter=3, eval_period=0)
+    do_train(cfg)
+    cfg.train.init_checkpoint = f"{cfg.train.output_dir}/model_final.pth"
+    trained = read_results(f"{cfg.train.output_dir}/results.json")["metrics"]["bbox"]
+    do_eval_only(cfg)
+    again = read_results(f"{cfg.train.output_dir}/results.json")["metrics"]["bbox"]
+    assert again == pytest.approx(trained, nan_ok=True)
+    predictor = Predictor(cfg, cfg.train.init_checkpoint, vocabulary=["zebra"])
+    picture = Image.open(world / "train2017" / "1.png")
+    for words in (["zebra"], ["red thing", "zebra"], list("abcdefgh")):
+        predictor.set_vocabulary(words)
+        instances = predictor(picture)
+        assert len(instances) > 0 and set(instances.pred_classes.tolist()) <= set(range(len(words)))
+
+
 def test_proposals_are_of_all_images_in_their_own_pixels(chain, world):
     store = ProposalStore.open(chain("vild", "x").clip.proposals)
     manifest = store.manifest

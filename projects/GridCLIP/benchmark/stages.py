@@ -131,6 +131,8 @@ def stage_functions(model: nn.Module) -> list[StageFunction]:
         StageFunction("classifier", predictor, "forward"),
         StageFunction("post-processing", predictor, "inference"),
     ]
+    if isinstance(model, ViLD):
+        common.append(StageFunction("classifier", model, "_rescoring"))
     if isinstance(model, ViLD) and model.roi_heads.image_head is not None:
         common += [
             StageFunction("classifier", model.roi_heads.image_projection, "forward"),

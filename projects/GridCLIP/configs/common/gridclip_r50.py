@@ -12,6 +12,7 @@ from gridclip.modeling import (
     DenseScores,
     GridCLIP,
     GridHead,
+    TaskAlignedAssignment,
     TextClassifier,
 )
 
@@ -32,6 +33,7 @@ model = L(GridCLIP)(
         num_levels=5,
         conv_dims=[256, 256, 256, 256],
         embed_dim="${..classifier.embed_dim}",
+        box_bias=4.0,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     classifier=L(TextClassifier)(
@@ -41,8 +43,10 @@ model = L(GridCLIP)(
     image_alignment=L(DenseImageAlignment)(loss="cosine", weight=2.0),
     # 0.4 times CLIP's own factor of 100, as on the laptop world.
     dense_scores=L(DenseScores)(scale=40.0, weight=0.15),
-    # Of the scores without the dense scores. It is low because scores of novel categories are low.
-    test_score_thresh=0.01,
+    assignment=L(TaskAlignedAssignment)(),
+    box_loss_weight=2.0,
+    test_score_thresh=0.0,
+    test_topk_locations=300,
     test_topk_candidates=1000,
     test_nms_thresh=0.6,
     max_detections_per_image=300,

@@ -1,5 +1,5 @@
 """Optimizer, schedule and settings of a run: AdamW for batches of 16, a tenth of the learning rate
-for the backbone."""
+for the backbone. docs/training.md has the reasons for rate and warm-up."""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -36,7 +36,7 @@ optimizer = L(torch.optim.AdamW)(
         overrides=dict(log_scale=dict(weight_decay=0.0), bias=dict(weight_decay=0.0)),
         lr_factor_func=L(BackboneLRFactor)(factor=0.1),
     ),
-    lr=2e-4,
+    lr=1e-4,
     weight_decay=0.05,
 )
 
@@ -44,5 +44,5 @@ optimizer = L(torch.optim.AdamW)(
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[6, 8, 9]),
     warmup_factor=0.001,
-    warmup_length=1_000 / 90_000,
+    warmup_length=5_000 / 90_000,
 )

@@ -16,7 +16,6 @@ small batches. ``conv_norm`` may be "GN" or, on several GPUs, "SyncBN".
 from clip.clip import _transform
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -26,14 +25,14 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from gridclip.clip_models import CLIP_RESNETS
-from gridclip.modeling import CLIPResNet
+from gridclip.modeling import CLIPFPN, CLIPResNet
 from gridclip.vild import ViLD, ViLDClassifier, ViLDOutputLayers, ViLDROIHeads
 
 # CLIP's mean and standard deviation, here in the range of 0 to 255.
 _normalize = _transform(224).transforms[-1]
 
 model = L(ViLD)(
-    backbone=L(FPN)(
+    backbone=L(CLIPFPN)(
         bottom_up=L(CLIPResNet)(**CLIP_RESNETS["RN50"], freeze_at=2),
         in_features=["res2", "res3", "res4", "res5"],
         out_channels=256,
@@ -91,6 +90,7 @@ model = L(ViLD)(
         text_embeddings="${clip.text_embeddings}",
         embed_dim=CLIP_RESNETS["RN50"]["embed_dim"],
     ),
+    dense_scores=None,
     pixel_mean=[255 * value for value in _normalize.mean],
     pixel_std=[255 * value for value in _normalize.std],
 )

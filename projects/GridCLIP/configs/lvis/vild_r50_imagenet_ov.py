@@ -5,10 +5,12 @@ detectron2's own R-50.pkl is a pickle and is refused. The teacher is still CLIP'
 """
 
 from detectron2.config import LazyCall as L
+from detectron2.modeling import FPN
 from detectron2.modeling.backbone import BasicStem, ResNet
 
 from .vild_r50_ov import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
+model.backbone._target_ = FPN  # CLIPFPN is for CLIP's trunk
 model.backbone.bottom_up = L(ResNet)(
     stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
     stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="FrozenBN"),

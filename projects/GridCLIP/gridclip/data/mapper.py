@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size
 from detectron2.data.transforms.augmentation import _TransformToAug
-from detectron2.structures import Boxes
+from numpy.typing import NDArray
 
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.regions import PROPOSALS
@@ -19,7 +19,7 @@ from gridclip.pictures import read_picture
 Augmentation: TypeAlias = T.Augmentation | T.Transform
 
 # Exact types only: what a subclass does is unknown. T.RandomFlip depends on its direction.
-_KEEP_PICTURE = {
+_ALLOWED = {
     T.Resize,
     T.ResizeShortestEdge,
     T.ResizeScale,
@@ -32,22 +32,21 @@ _KEEP_PICTURE = {
     T.ResizeTransform,
     T.BlendTransform,
     T.HFlipTransform,
+    T.RandomCrop,
+    T.CropTransform,
+    T.FixedSizeCrop,
+    T.PadTransform,
+    T.RandomExtent,
+    T.ExtentTransform,
 }
 _REASONS = {
-    "it leaves only a part of the picture": {
-        T.RandomCrop,
-        T.RandomCrop_CategoryAreaConstraint,
-        T.MinIoURandomCrop,
-        T.CropTransform,
-    },
-    "it crops or pads the picture": {T.FixedSizeCrop, T.RandomExtent, T.ExtentTransform},
-    "its padding was not in the picture": {T.PadTransform},
     "what a rotated picture or box shows has another embedding": {
         T.RandomRotation,
         T.RotationTransform,
     },
     "the store has no embeddings of what is upside down": {T.RandomFlip, T.VFlipTransform},
 }
+MIN_VISIBLE = 0.5
 
 
 class PictureMapper(DatasetMapper):
@@ -79,11 +78,9 @@ class TeacherMapper(PictureMapper):
     """A mapper that in training adds what an embedding store holds of a picture.
 
     In training it refuses a record without annotations; a record without objects has empty ones.
-    A subclass names the augmentations after which stored embeddings still hold, opens its kind of
-    store, and adds to the output.
+    A subclass opens its kind of store and adds to the output. What was embedded moves with the
+    picture, see :func:`move_boxes`; after other augmentations the embeddings would not hold.
     """
-
-    allowed: ClassVar[set[type]]
 
     def __init__(
         self,
@@ -124,7 +121,7 @@ class TeacherMapper(PictureMapper):
 
     def _check(self, augmentation: Augmentation) -> None:
         kind = type(augmentation)
-        if kind in self.allowed or (kind is T.RandomFlip and augmentation.horizontal):
+        if kind in _ALLOWED or (kind is T.RandomFlip and augmentation.horizontal):
             return
         reasons = [reason for reason, kinds in _REASONS.items() if kind in kinds]
         reasons.append("it is not known to keep what was embedded")
@@ -134,14 +131,14 @@ class TeacherMapper(PictureMapper):
 class GridCLIPDatasetMapper(TeacherMapper):
     """detectron2's mapper; in training it adds to its output
 
-    * ``image_embeddings``: (V, D) float32 of the picture as augmented, mirrored or not, and
-      ``image_windows``: (V, 4) float32, which parts of it they are, relative XYXY; both if a store
-      (of windows) is given;
+    * ``image_embeddings``: (V, D) float32, of the mirrored picture if ``image`` is mirrored, and
+      ``image_windows``: (V, 4) float32, which parts of ``image`` they are, XYXY relative to its
+      size, padding that an augmentation has added included; both if a store (of windows) is given.
+      Windows follow the augmentations, as :func:`move_boxes` says. One that is left out is empty,
+      [0, 0, 0, 0], so that all pictures have V;
     * ``negative_classes``, ``not_exhaustive_classes``: (n,) int64 contiguous category ids as
       tensors, if the record has them.
     """
-
-    allowed = _KEEP_PICTURE
 
     def _open(self, path: str, mirror: bool) -> EmbeddingStore:
         store = EmbeddingStore.open(path, mirror=mirror)
@@ -157,9 +154,17 @@ class GridCLIPDatasetMapper(TeacherMapper):
         if self.store is not None:
             # Nested lists of transforms arrive here flattened by TransformList.
             flips = sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms)
-            windows, embeddings = self.store.lookup(dataset_dict["image_id"], flips % 2 == 1)
+            mirrored = flips % 2 == 1
+            stored, embeddings = self.store.lookup(dataset_dict["image_id"], mirrored)
+            # In float64 windows come back to the last bit of float32 where nothing is cropped.
+            windows = stored.astype(np.float64)
+            if mirrored:  # they lie in the mirrored picture; the transforms mirror them again
+                windows[:, [0, 2]] = 1 - windows[:, [2, 0]]
+            size = np.tile([dataset_dict["width"], dataset_dict["height"]], 2)
+            moved, visible = move_boxes(windows * size, transforms, image_shape)
+            relative = moved / np.tile(image_shape[::-1], 2) * visible[:, None]
             dataset_dict["image_embeddings"] = torch.from_numpy(embeddings)
-            dataset_dict["image_windows"] = torch.from_numpy(windows)
+            dataset_dict["image_windows"] = torch.from_numpy(relative.astype(np.float32))
 
 
 class ViLDDatasetMapper(TeacherMapper):
@@ -168,20 +173,9 @@ class ViLDDatasetMapper(TeacherMapper):
     * ``region_boxes``: (M, 4) float32, XYXY in pixels of ``image``, clipped to it, and
     * ``region_embeddings``: (M, D) float32, the teacher's of these regions.
 
-    Boxes follow the augmentations. A region is left out if less than half of it stays in the
-    picture: its embedding would be that of something which mostly cannot be seen. The embeddings
-    are those of the picture as it was stored, mirrored or not, as in the authors' code.
+    Boxes follow the augmentations, as :func:`move_boxes` says. The embeddings are those of the
+    picture as it was stored, mirrored or not, as in the authors' code.
     """
-
-    allowed = _KEEP_PICTURE | {
-        T.RandomCrop,
-        T.CropTransform,
-        T.FixedSizeCrop,
-        T.PadTransform,
-        T.RandomExtent,
-        T.ExtentTransform,
-    }
-    min_visible = 0.5
 
     def _open(self, path: str, mirror: bool) -> EmbeddingStore:
         return EmbeddingStore.open(path, regions=PROPOSALS)
@@ -190,12 +184,30 @@ class ViLDDatasetMapper(TeacherMapper):
         super()._transform_annotations(dataset_dict, transforms, image_shape)
         if self.store is not None:
             pixels, embeddings = self.store.lookup(dataset_dict["image_id"])
-            boxes = Boxes(torch.from_numpy(transforms.apply_box(pixels)))
-            area = boxes.area()
-            boxes.clip(image_shape)
-            keep = boxes.nonempty() & (boxes.area() >= self.min_visible * area)
-            dataset_dict["region_boxes"] = boxes.tensor[keep]
-            dataset_dict["region_embeddings"] = torch.from_numpy(embeddings)[keep]
+            boxes, visible = move_boxes(pixels, transforms, image_shape)
+            dataset_dict["region_boxes"] = torch.from_numpy(boxes[visible])
+            dataset_dict["region_embeddings"] = torch.from_numpy(embeddings[visible])
+
+
+def move_boxes(
+    boxes: NDArray, transforms: T.TransformList, image_shape: tuple[int, int]
+) -> tuple[NDArray, NDArray]:
+    """Take boxes through the transforms of their picture.
+
+    Args:
+        boxes: (k, 4) float, XYXY in pixels of the picture as it was.
+        transforms: what was done to the picture.
+        image_shape: its height and width now.
+
+    Returns:
+        boxes (k, 4) of the same type, XYXY in pixels of the picture as it is now, clipped to it;
+        and (k,) bool, which ones are not empty and still have half of their area in the picture.
+        The embedding of another would be that of something which mostly cannot be seen.
+    """
+    moved = transforms.apply_box(boxes)
+    clipped = moved.clip(0, np.tile(image_shape[::-1], 2).astype(moved.dtype))
+    before, now = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (moved, clipped))
+    return clipped, (now > 0) & (now >= MIN_VISIBLE * before)
 
 
 def single_augmentations(augmentation: Augmentation) -> Iterator[Augmentation]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,6 +69,21 @@ def load_weights(cfg: DictConfig, model: Detector, path: str) -> Detector:
             "train.ema.enabled=False."
         )
     return cast(Detector, averaged.module)
+
+
+def build_trainer(
+    cfg: DictConfig, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
+) -> SimpleTrainer:
+    """detectron2's trainer; with ``train.amp.enabled`` the one of automatic mixed precision, in
+    bfloat16 where the GPU computes in it, else in float16 with scaled gradients."""
+    if not cfg.train.amp.enabled:
+        return SimpleTrainer(model, loader, optimizer)
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = torch.bfloat16 if has_bfloat16 else torch.float16
+    logger.info(f"Automatic mixed precision in {precision}")
+    # bfloat16 has float32's range, so its gradients need no scaling.
+    scaler = torch.amp.GradScaler("cuda", enabled=not has_bfloat16)
+    return AMPTrainer(model, loader, optimizer, grad_scaler=scaler, precision=precision)
 
 
 def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
@@ -185,8 +200,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     loader = instantiate(cfg.dataloader.train)
     device_ids = {} if str(cfg.train.device).startswith("cuda") else {"device_ids": None}
     ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
-    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_class(ddp_model, loader, optimizer)
+    trainer = build_trainer(cfg, ddp_model, loader, optimizer)
     explain_divergence(trainer, cfg.optimizer.get("lr"))
     checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     averaged = average_model(cfg, checkpointer)
@@ -251,6 +265,7 @@ def _build_hooks(
             weights=train.init_checkpoint,
             iterations=min(trainer.iter + 1, train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
+            precision=str(getattr(trainer, "precision", torch.float32)).removeprefix("torch."),
         )
 
     scheduler = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))

@@ -55,6 +55,7 @@ def write_results(
     seed: int | None = None,
     weights: str | None = None,
     iterations: int | None = None,
+    precision: str | None = None,
     device: str = "cpu",
     seconds: float | None = None,
 ) -> Path:
@@ -67,7 +68,7 @@ def write_results(
         data: the data set evaluated on.
         num_images: how many of its images were evaluated.
         cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
-        seed, iterations: of the training.
+        seed, iterations, precision: of the training; the last is the type of its matrix products.
         device, seconds: of the evaluation; the model of the device's processor is written, too.
         weights: the checkpoint that was evaluated, or that the training started from.
 
@@ -98,6 +99,7 @@ def write_results(
         "processor": processor_name(device),
         "weights": weights,
         "iterations": iterations,
+        "precision": precision,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
     }

@@ -1,5 +1,6 @@
 """The model: CLIP backbone, dense head, text classifier and the alignments."""
 
+from .assignment import FCOSAssignment, TaskAlignedAssignment
 from .clip_resnet import CLIPFPN, CLIPResNet
 from .dense_scores import DenseScores
 from .gridclip import GridCLIP
@@ -15,9 +16,11 @@ __all__ = [
     "ClosedSetClassifier",
     "DenseImageAlignment",
     "DenseScores",
+    "FCOSAssignment",
     "GridCLIP",
     "GridHead",
     "GridImageAlignment",
+    "TaskAlignedAssignment",
     "TextClassifier",
     "optimize_for_inference",
 ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,62 +16,94 @@ class DenseScores:
     The attention pool's value path puts every cell of ``res5`` into CLIP's space; p is a softmax
     over the vocabulary of its cosines to the text embeddings. The head has learned from the base
     categories alone, these embeddings from all that CLIP was trained on. The geometric mean is that
-    of ViLD-ensemble (section 3.4) and F-VLM (section 3.3), with one weight for all categories.
+    of ViLD-ensemble (section 3.4) and F-VLM (section 3.3).
 
     Attributes:
         scale: factor of the cosines.
         weight: in [0, 1]; 0 leaves the scores as they are.
+        novel_weight: that of novel categories, where the classifier knows them; None: ``weight``.
     """
 
     scale: float
     weight: float = 0.15
+    novel_weight: float | None = None
 
-    def probabilities(self, embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+    def probabilities(
+        self, embeddings: Tensor, text_embeddings: Tensor, competitors: Tensor | None = None
+    ) -> Tensor:
         """
         Args:
             embeddings: (N, D, H, W), of any length.
             text_embeddings: (C, D), of unit length.
+            competitors: (B, D), of unit length; names that take part in the softmax alone.
 
         Returns:
-            (N, H, W, C) float32, which sum to 1 over C.
+            (N, H, W, C) float32. With those of the competitors they sum to 1.
         """
         unit = F.normalize(embeddings.float().permute(0, 2, 3, 1), dim=-1)
-        return inner_products(self.scale * unit, text_embeddings.float()).softmax(dim=-1)
+        names = text_embeddings.float()
+        if competitors is not None and len(competitors):
+            names = torch.cat([names, competitors.float()])
+        p = inner_products(self.scale * unit, names).softmax(dim=-1)
+        return p[..., : len(text_embeddings)]
 
-    def rescore(
-        self, scores: Tensor, classes: Tensor, positions: Tensor, probabilities: Tensor
-    ) -> Tensor:
+    def weights(self, is_novel: Tensor) -> Tensor:
+        """The exponent of each category's p: (C,) float, of ``is_novel`` (C,) bool."""
+        novel = self.weight if self.novel_weight is None else self.novel_weight
+        return torch.where(is_novel, novel, self.weight)
+
+
+def combine(scores: Tensor, p: Tensor, weight: Tensor | float) -> Tensor:
+    """The weighted geometric mean scores^(1 - weight) * p^weight, all broadcast."""
+    return scores ** (1 - weight) * p**weight
+
+
+class DenseMap:
+    """The dense probabilities of an image, between the middles of its cells interpolated.
+
+    As ``torch.nn.functional.grid_sample`` with padding_mode="border" and align_corners=False, for
+    maps of many channels.
+    """
+
+    def __init__(self, probabilities: Tensor, weights: Tensor, stride: int):
         """
         Args:
-            scores: (K,), of candidates.
-            classes: (K,) int64, their categories.
-            positions: (K, 2), x and y in cells of the map: 0.5 is the middle of the first.
-            probabilities: (H, W, C), of their image.
-
-        Returns:
-            (K,) scores.
+            probabilities: (H, W, C) float32.
+            weights: (C,), of :meth:`DenseScores.weights`.
+            stride: pixels of a cell.
         """
-        p = sample_bilinear(probabilities, positions, classes)
-        return scores ** (1 - self.weight) * p**self.weight
+        self.probabilities, self.weights, self.stride = probabilities, weights, stride
 
+    def at(self, centers: Tensor, maps: Tensor | None = None) -> Tensor:
+        """p (K, C) at ``centers`` (K, 2), x and y in pixels; of other ``maps`` (H, W, ...) too."""
+        maps = self.probabilities if maps is None else maps
+        cells, fractions = self._neighbours(centers)
+        return F.embedding_bag(cells, maps.flatten(0, 1), mode="sum", per_sample_weights=fractions)
 
-def sample_bilinear(maps: Tensor, positions: Tensor, channels: Tensor) -> Tensor:
-    """One channel of a map at each position, interpolated between the middles of its cells.
+    def combine(self, scores: Tensor, centers: Tensor) -> Tensor:
+        """
+        Args:
+            scores: (K, C), of the head.
+            centers: (K, 2), x and y in pixels.
+        """
+        return combine(scores, self.at(centers), self.weights)
 
-    As ``torch.nn.functional.grid_sample`` with padding_mode="border" and align_corners=False, which
-    would sample all channels at each position.
+    def bound(self, scores: Tensor, centers: Tensor) -> Tensor:
+        """An upper bound of :meth:`combine` at each position, from the best scores (K,) there: (K,)."""
+        p = self.at(centers, self.probabilities.amax(dim=2, keepdim=True)).squeeze(1)
+        return combine(scores, p, self.weights.min()).maximum(
+            combine(scores, p, self.weights.max())
+        )
 
-    Args:
-        maps, positions, channels: (H, W, C); (K, 2), x and y in cells; and (K,) int64.
-    """
-    height, width = maps.shape[:2]
-    last = positions.new_tensor([width - 1, height - 1])
-    clamped = (positions - 0.5).clamp(min=0).minimum(last)
-    first = clamped.floor()
-    fraction = clamped - first
-    x0, y0 = first.long().unbind(dim=1)
-    x1, y1 = (first + 1).minimum(last).long().unbind(dim=1)
-    fx, fy = fraction.unbind(dim=1)
-    upper = maps[y0, x0, channels] * (1 - fx) + maps[y0, x1, channels] * fx
-    lower = maps[y1, x0, channels] * (1 - fx) + maps[y1, x1, channels] * fx
-    return upper * (1 - fy) + lower * fy
+    def _neighbours(self, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """The four cells around each position, (K, 4) int64, and their shares, (K, 4)."""
+        height, width = self.probabilities.shape[:2]
+        last = centers.new_tensor([width - 1, height - 1])
+        clamped = (centers / self.stride - 0.5).clamp(min=0).minimum(last)
+        first = clamped.floor()
+        x0, y0 = first.long().unbind(dim=1)
+        x1, y1 = (first + 1).minimum(last).long().unbind(dim=1)
+        fx, fy = (clamped - first).unbind(dim=1)
+        cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], 1)
+        shares = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
+        return cells, shares

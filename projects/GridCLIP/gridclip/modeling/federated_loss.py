@@ -7,6 +7,7 @@ be absent (negative). Any other category is unknown there, not negative.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss_jit  # as in detectron2's dense detectors
 from torch import Tensor
 
@@ -78,4 +79,30 @@ def federated_focal_loss(
     loss = sigmoid_focal_loss_jit(
         logits, positives.to(logits.dtype), alpha=alpha, gamma=gamma, reduction="none"
     )
+    return (loss * (positives | negatives[:, None])).sum()
+
+
+def federated_varifocal_loss(
+    logits: Tensor,
+    gt_labels: Tensor,
+    gt_scores: Tensor,
+    classes: Tensor,
+    negatives: Tensor,
+    *,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Varifocal loss (arXiv 2008.13367, equation 2), summed over positives and known negatives.
+
+    A positive's cross-entropy to its target q counts q times, a negative's alpha p^gamma times.
+
+    Args:
+        logits, gt_labels, classes, negatives: of :func:`federated_focal_loss`.
+        gt_scores: (N, R) float, q of the label.
+        alpha, gamma: of the weights of negatives.
+    """
+    positives = gt_labels[..., None] == classes  # (N, R, K)
+    targets = positives * gt_scores[..., None].to(logits.dtype)
+    weights = torch.where(positives, targets, alpha * logits.sigmoid() ** gamma)
+    loss = weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (loss * (positives | negatives[:, None])).sum()

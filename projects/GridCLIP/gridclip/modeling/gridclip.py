@@ -13,19 +13,20 @@ import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings
 
-from .candidates import top_candidates
-from .dense_scores import DenseScores
-from .federated_loss import federated_classes, federated_focal_loss, sample_classes
+from .assignment import Assignment, TaskAlignedAssignment
+from .candidates import best_locations, best_pairs
+from .dense_scores import DenseMap, DenseScores
+from .federated_loss import federated_classes, sample_classes
 from .image_alignment import ImageAlignment, Maps
 from .text_classifier import FoldedClassifier, TextClassifier
 
@@ -34,11 +35,10 @@ from .text_classifier import FoldedClassifier, TextClassifier
 class GridCLIP(FCOS):
     """FCOS whose locations are classified against text embeddings of category names.
 
-    Matching, box regression, centerness and post-processing are detectron2's FCOS. Two losses are
-    added: *grid-level alignment*, a focal loss on the cosine logits over the categories known for
-    each image, and *image-level alignment* of pooled student vectors with stored embeddings of the
-    frozen CLIP image encoder. The paper has both names; the losses behind them are our
-    reconstruction.
+    Towers, box regression and suppression are detectron2's FCOS. Two losses are added: *grid-level
+    alignment*, of the cosine logits over the categories known for each image, and *image-level
+    alignment* of pooled student vectors with stored embeddings of the frozen CLIP image encoder.
+    The paper has both names; the losses behind them are our reconstruction.
     """
 
     anchor_generator: DefaultAnchorGenerator
@@ -51,11 +51,14 @@ class GridCLIP(FCOS):
         classifier: TextClassifier,
         image_alignment: ImageAlignment | None = None,
         dense_scores: DenseScores | None = None,
+        assignment: Assignment | None = None,
+        box_loss_weight: float = 1.0,
         grid_alignment_weight: float = 1.0,
         federated_weights: Tensor | None = None,
         num_sampled_classes: int = 50,
         seed: int = 0,
         anchor_scale: float = 1.0,
+        test_topk_locations: int = 300,
         **kwargs: Any,
     ):
         """
@@ -66,18 +69,23 @@ class GridCLIP(FCOS):
             image_alignment: None switches the image-level term off.
             dense_scores: at inference, takes CLIP's dense embeddings into the scores. None: the
                 grid embeddings alone decide, as in training.
-            grid_alignment_weight: of the classification loss.
+            assignment: says which locations learn which object; None is
+                :class:`TaskAlignedAssignment`.
+            box_loss_weight, grid_alignment_weight: of the box and the classification loss.
             federated_weights: (C,) float, how likely each category is sampled as a negative;
                 zero for novel ones. None: only verified negatives.
             num_sampled_classes: negatives sampled for a batch.
             seed: of that sampling. The negatives of a step depend on it and the iteration alone.
             anchor_scale: side of a location's anchor in strides. FCOS gives a level the objects
                 that reach 4 to 8 anchors from the location; smaller pictures need smaller anchors.
-            kwargs: of detectron2's FCOS, except ``num_classes``, which the vocabulary sets.
+            test_topk_locations: of a level, at which all categories are scored.
+            kwargs: of detectron2's FCOS, except ``num_classes``, which the vocabulary sets, and
+                those of the focal loss, which the assignment has.
         """
         super().__init__(backbone=backbone, head=head, num_classes=classifier.num_classes, **kwargs)
         self.input_format = "RGB"
         strides = self.anchor_generator.strides
+        self.test_topk_locations = test_topk_locations
         self.anchor_generator = DefaultAnchorGenerator(
             sizes=[[anchor_scale * stride] for stride in strides],
             aspect_ratios=[1.0],
@@ -86,6 +94,8 @@ class GridCLIP(FCOS):
         self.classifier = classifier
         self.image_alignment = image_alignment
         self.dense_scores = dense_scores
+        self.assignment = assignment or TaskAlignedAssignment()
+        self.box_loss_weight = box_loss_weight
         self.grid_alignment_weight = grid_alignment_weight
         if federated_weights is None:
             federated_weights = torch.zeros(classifier.num_classes)
@@ -140,9 +150,9 @@ class GridCLIP(FCOS):
                 {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
                 for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
             ]
-        grid_features, deltas, centerness = (torch.cat(x, dim=1) for x in predictions)
+        grid_features, deltas, quality = (torch.cat(x, dim=1) for x in predictions)
         anchors = self.anchor_generator(levels)
-        losses = self.detection_losses(anchors, grid_features, deltas, centerness, batched_inputs)
+        losses = self.detection_losses(anchors, grid_features, deltas, quality, batched_inputs)
         if self.image_alignment is not None:
             losses["loss_image_alignment"] = self.image_alignment_loss(
                 images, features, grid_features, anchors, batched_inputs
@@ -154,44 +164,39 @@ class GridCLIP(FCOS):
         anchors: list[Boxes],
         grid_features: Tensor,
         deltas: Tensor,
-        centerness: Tensor,
+        quality: Tensor,
         batched_inputs: list[dict],
     ) -> dict[str, Tensor]:
         """
         Args:
             anchors: of each level, R in all.
-            grid_features, deltas, centerness: (N, R, F), (N, R, 4), (N, R, 1), of the head.
+            grid_features, deltas, quality: (N, R, F), (N, R, 4), (N, R, 1), of the head.
             batched_inputs: as in :meth:`forward`.
         """
-        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        labels = torch.stack(gt_labels)  # (N, R)
-        foreground = labels != self.num_classes
-        normalizer = self._update_loss_normalizer(int(foreground.sum()), len(labels))
-
         seed = (self.seed << 32) + get_event_storage().iter
         sampled = sample_classes(self.federated_weights, self.num_sampled_classes, seed)
         classes, negatives = federated_classes(batched_inputs, sampled, self.num_classes)
-        classify = self.classifier.fold(self.head.grid_embedding, classes)
-        loss_grid = federated_focal_loss(
-            classify(grid_features),
-            labels,
-            classes,
-            negatives,
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-        )
-        loss_box = _dense_box_regression_loss(
-            anchors, self.box2box_transform, [deltas], gt_boxes, foreground, "giou"
-        )
-        centerness_targets = self.compute_ctrness_targets(anchors, gt_boxes)  # (N, R)
-        loss_centerness = F.binary_cross_entropy_with_logits(
-            centerness.squeeze(2)[foreground], centerness_targets[foreground], reduction="sum"
+        logits = self.classifier.fold(self.head.grid_embedding, classes)(grid_features)
+        locations = Boxes.cat(anchors).tensor
+        boxes = torch.stack([self.box2box_transform.apply_deltas(x, locations) for x in deltas])
+
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        with torch.no_grad():
+            targets = self.assignment(self, anchors, gt_instances, boxes, logits, classes)
+        positive = targets.labels != self.num_classes
+        positives = self._update_loss_normalizer(int(positive.sum()), len(boxes))
+        normalizer = positives if targets.normalizer is None else targets.normalizer.clamp(min=1)
+
+        loss_grid = self.assignment.classification_loss(logits, targets, classes, negatives)
+        overlap = giou_loss(boxes[positive], targets.boxes[positive])
+        loss_box = (targets.scores[positive] * overlap).sum()
+        loss_quality = F.binary_cross_entropy_with_logits(
+            quality.squeeze(2)[positive], targets.quality[positive], reduction="sum"
         )
         return {
             "loss_grid_alignment": self.grid_alignment_weight * loss_grid / normalizer,
-            "loss_box_reg": loss_box / normalizer,
-            "loss_centerness": loss_centerness / normalizer,
+            "loss_box_reg": self.box_loss_weight * loss_box / normalizer,
+            "loss_quality": loss_quality / positives,
         }
 
     def image_alignment_loss(
@@ -211,10 +216,10 @@ class GridCLIP(FCOS):
                 "model.image_alignment=null."
             )
         teacher = torch.stack([x["image_embeddings"] for x in batched_inputs]).to(self.device)
-        windows = batched_inputs[0]["image_windows"].to(self.device)
+        windows = torch.stack([x["image_windows"] for x in batched_inputs]).to(self.device)
         centers = Boxes.cat(anchors).get_centers()
         maps = Maps(self, features, grid_features, centers, windows, images.image_sizes)
-        return self.image_alignment(self.image_alignment.pool(maps), teacher)
+        return self.image_alignment(self.image_alignment.pool(maps), teacher, windows)
 
     def forward_inference(
         self,
@@ -223,9 +228,10 @@ class GridCLIP(FCOS):
         predictions: tuple[list[Tensor], ...],
         dense_probabilities: Tensor | None = None,
     ) -> list[Instances]:
-        """Scores are sqrt(sigmoid(logit) * sigmoid(centerness)), as in detectron2's FCOS.
+        """The head's score is sqrt(sigmoid(logit) * sigmoid(quality)), as in detectron2's FCOS.
 
-        They choose the candidates. Then ``dense_scores`` changes them, before NMS.
+        Each level gives its best locations, and of these the best (location, category) pairs by the
+        score that counts: the head's and the dense one together.
 
         Args:
             images: the N images.
@@ -237,23 +243,22 @@ class GridCLIP(FCOS):
         classifier = self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
-            levels = [
-                self._decode_level(classifier, x[i], deltas[i], centerness[i], anchor, image_size)
-                for x, deltas, centerness, anchor in zip(*predictions, anchors, strict=True)
-            ]
-            found = Instances.cat(levels)
+            dense = None
             if self.dense_scores is not None and dense_probabilities is not None:
-                found.scores = self.dense_scores.rescore(
-                    found.scores,
-                    found.pred_classes,
-                    found.locations / self.backbone.bottom_up.size_divisibility,
-                    dense_probabilities[i],
-                )
-            keep = batched_nms(
-                found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh
-            )
-            found.remove("locations")
-            results.append(found[keep[: self.max_detections_per_image]])
+                stride = self.backbone.bottom_up.size_divisibility
+                weights = self.dense_scores.weights(self.classifier.is_novel)
+                dense = DenseMap(dense_probabilities[i], weights, stride)
+            levels = [
+                self._decode_level(classifier, x[i], deltas[i], quality[i], anchor, dense)
+                for x, deltas, quality, anchor in zip(*predictions, anchors, strict=True)
+            ]
+            boxes, scores, classes = (torch.cat(x) for x in zip(*levels, strict=True))
+            keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)
+            keep = keep[: self.max_detections_per_image]
+            found = Instances(image_size, pred_boxes=Boxes(boxes[keep]))
+            found.set("scores", scores[keep])
+            found.set("pred_classes", classes[keep])
+            results.append(found)
         return results
 
     def _dense_probabilities(self, features: dict[str, Tensor]) -> Tensor | None:
@@ -261,7 +266,9 @@ class GridCLIP(FCOS):
         if self.dense_scores is None:
             return None
         embeddings = self.backbone.bottom_up.dense_embeddings(features["res5"].float())
-        return self.dense_scores.probabilities(embeddings, self.classifier.text_embeddings)
+        return self.dense_scores.probabilities(
+            embeddings, self.classifier.text_embeddings, self.classifier.competitors
+        )
 
     def _fold_classifier(self) -> FoldedClassifier:
         text_embeddings = self.classifier.text_embeddings
@@ -277,27 +284,26 @@ class GridCLIP(FCOS):
         classifier: FoldedClassifier,
         grid_features: Tensor,
         deltas: Tensor,
-        centerness: Tensor,
+        quality: Tensor,
         anchors: Boxes,
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """The candidates of a level; ``locations`` (K, 2) are x and y in pixels."""
-        scores, locations, classes = top_candidates(
-            classifier,
-            grid_features.float(),
-            centerness,
-            score_threshold=self.test_score_thresh,
-            num_candidates=self.test_topk_candidates,
+        dense: DenseMap | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (K, 4), scores (K,) and categories (K,) of a level's candidates."""
+        centers = anchors.get_centers()
+        grid_features = grid_features.float()
+        places = best_locations(
+            classifier, grid_features, quality, self.test_topk_locations, dense, centers
         )
-        anchors = anchors[locations]
-        boxes = self.box2box_transform.apply_deltas(deltas[locations], anchors.tensor)
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(boxes),
-            scores=scores,
-            pred_classes=classes,
-            locations=anchors.get_centers(),
+        logits = classifier(grid_features[places])
+        scores = (logits.sigmoid() * quality[places].sigmoid()).sqrt()
+        if dense is not None:
+            scores = dense.combine(scores, centers[places])
+        scores, rows, classes = best_pairs(
+            scores, self.test_topk_candidates, self.test_score_thresh
         )
+        places = places[rows]
+        boxes = self.box2box_transform.apply_deltas(deltas[places], anchors.tensor[places])
+        return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:
         """The running mean of an image's positive locations, times this rank's images; at least 1.

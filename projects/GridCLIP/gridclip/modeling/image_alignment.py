@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over (N, V) of 1 - cos, for unit vectors of (N, V, D)."""
+    """Mean of 1 - cos, for unit vectors of (W, D)."""
     return (1 - (student * teacher).sum(dim=-1)).mean()
 
 
@@ -32,7 +32,7 @@ def contrastive_loss(student: Tensor, teacher: Tensor) -> Tensor:
     A student that gives the mean of its targets everywhere makes the distances above small. Here it
     has to say what its window shows and others do not. The batch is that of this process.
     """
-    logits = CONTRASTIVE_SCALE * student.flatten(0, 1) @ teacher.flatten(0, 1).T
+    logits = CONTRASTIVE_SCALE * student @ teacher.T
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
@@ -49,7 +49,8 @@ class Maps:
         features: the backbone's maps by name, each (N, channels, H, W).
         grid_features: (N, R, F), what ``grid_embedding`` takes; levels from fine to coarse.
         centers: (R, 2) float, x and y of the locations in pixels of the padded batch.
-        windows: (V, 4) float, XYXY relative to the image's size.
+        windows: (N, V, 4) float, XYXY relative to the image's size. An empty window is left out: it
+            has a vector like the others, which counts for nothing.
         image_sizes: N pairs of (height, width) in pixels, without padding.
     """
 
@@ -74,18 +75,27 @@ class ImageAlignment(nn.Module):
         self.loss = LOSSES[loss]
         self.weight = weight
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The weighted loss, a scalar.
+    def forward(self, student: Tensor, teacher: Tensor, windows: Tensor) -> Tensor:
+        """The weighted loss, a scalar, over the windows that are not empty.
 
         Args:
             student: (N, V, D), as :meth:`pool` returns it.
             teacher: (N, V, D) float32, the stored embeddings.
+            windows: (N, V, 4), as in :class:`Maps`.
+
+        Returns:
+            zero, but with a gradient, if all windows are empty.
         """
-        student = F.normalize(student.float(), dim=-1)
-        return self.weight * self.loss(student, F.normalize(teacher, dim=-1))
+        visible = (windows[..., 2:] > windows[..., :2]).all(dim=-1)
+        if not visible.any():
+            return 0.0 * student.float().sum()  # a mean over nothing would be NaN
+        # The contrastive loss's matrix product in half precision would be wrong by hundredths.
+        with torch.autocast(student.device.type, enabled=False):
+            student = F.normalize(student[visible].float(), dim=-1)
+            return self.weight * self.loss(student, F.normalize(teacher[visible], dim=-1))
 
     def pool(self, maps: Maps) -> Tensor:
-        """The student's vectors (N, V, D), not normalised."""
+        """The student's vectors (N, V, D), finite, not normalised."""
         raise NotImplementedError
 
 
@@ -107,7 +117,9 @@ class GridImageAlignment(ImageAlignment):
         levels = [self.attention(maps.features[name]).flatten(1) for name in self.in_features]
         attention = torch.cat(levels, dim=1).float()  # (N, R)
         inside = _inside_windows(maps.centers, maps)
-        weights = attention.expand_as(inside).masked_fill(~inside, float("-inf")).softmax(dim=-1)
+        # The least number, not minus infinity, whose softmax is NaN in a window without a location.
+        least = torch.finfo(attention.dtype).min
+        weights = attention.expand_as(inside).masked_fill(~inside, least).softmax(dim=-1) * inside
         # The embedding is linear: pooling before it costs less than after it.
         features = maps.grid_features
         pooled = torch.einsum("vnr,nrf->nvf", weights.to(features.dtype), features)
@@ -139,20 +151,21 @@ class BackboneImageAlignment(ImageAlignment):
     """
 
     def pool(self, maps: Maps) -> Tensor:
-        bottom_up, windows = maps.detector.backbone.bottom_up, maps.windows
-        pooled = []
-        for feature, (height, width) in zip(maps.features["res5"], maps.image_sizes, strict=True):
-            scale = windows.new_tensor([width, height, width, height]) / bottom_up.size_divisibility
-            for x0, y0, x1, y1 in (windows * scale).tolist():
+        bottom_up, pooled = maps.detector.backbone.bottom_up, []
+        for feature, (height, width), own in zip(
+            maps.features["res5"], maps.image_sizes, maps.windows, strict=True
+        ):
+            scale = own.new_tensor([width, height, width, height]) / bottom_up.size_divisibility
+            for x0, y0, x1, y1 in (own * scale).tolist():
                 rows = slice(int(y0), max(round(y1), int(y0) + 1))
                 columns = slice(int(x0), max(round(x1), int(x0) + 1))
                 pooled.append(bottom_up.image_embedding(feature[None, :, rows, columns]))
-        return torch.cat(pooled).unflatten(0, (len(maps.image_sizes), len(windows)))
+        return torch.cat(pooled).unflatten(0, maps.windows.shape[:2])
 
 
 def _inside_windows(centers: Tensor, maps: Maps) -> Tensor:
     """Which locations (R, 2) lie in which windows of which images: (V, N, R) bool."""
     sizes = centers.new_tensor(maps.image_sizes).flip(1)  # (N, 2): width, height
     positions = centers[None] / sizes[:, None]  # (N, R, 2), relative to each image
-    top_left, bottom_right = maps.windows[:, None, None, :2], maps.windows[:, None, None, 2:]
+    top_left, bottom_right = maps.windows.transpose(0, 1)[:, :, None].split(2, dim=-1)
     return ((positions >= top_left) & (positions < bottom_right)).all(dim=-1)

@@ -11,6 +11,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .clip_resnet import CLIPResNet
 from .gridclip import GridCLIP
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,7 +52,8 @@ def optimize_for_inference(
     fast.to(memory_format=torch.channels_last)
     if isinstance(fast, GridCLIP):
         fast.keep_folded_classifier = True
-        fast.backbone.bottom_up.fold_dense_projection()
+    for trunk in [module for module in fast.modules() if isinstance(module, CLIPResNet)]:
+        trunk.fold_dense_projection()
     if compile:
         for name, module in fast.named_modules():
             if name in _COMPILED:

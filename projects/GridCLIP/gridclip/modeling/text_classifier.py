@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,15 @@ class TextClassifier(nn.Module):
     """
 
     text_embeddings: Tensor
+    competitors: Tensor
+    is_novel: Tensor
 
     def __init__(
         self,
         text_embeddings: TextEmbeddings | str | os.PathLike,
         *,
         embed_dim: int,
+        novel_classes: Iterable[int] = (),
         scale: float = 20.0,
         prior_prob: float = 0.01,
     ):
@@ -36,32 +40,65 @@ class TextClassifier(nn.Module):
             text_embeddings: the vocabulary, or the file that
                 ``scripts/precompute_text_embeddings.py`` wrote.
             embed_dim: D.
+            novel_classes: contiguous ids of the categories that training leaves out.
             scale: initial exp(s). CLIP's own 100 saturates a sigmoid, whose logits are not
                 relative to other categories.
             prior_prob: the probability of any category for a random embedding at first. It sets
                 the initial b, as in focal loss (RetinaNet, section 4.1).
 
         Raises:
-            FileNotFoundError, ValueError: the file is missing, damaged or of another D.
+            FileNotFoundError, ValueError: the file is missing, damaged or of another D, or
+                ``novel_classes`` are not ids of the vocabulary or leave no base category.
         """
         super().__init__()
         self.embed_dim = embed_dim
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(-math.log((1 - prior_prob) / prior_prob)))
-        self.register_buffer("text_embeddings", torch.empty(0, embed_dim), persistent=False)
+        for name in ("text_embeddings", "competitors", "is_novel"):
+            self.register_buffer(name, torch.empty(0, embed_dim), persistent=False)
+        self._trained: TextEmbeddings | None = None
+        self.base_names: frozenset[str] | None = None
         self.set_vocabulary(text_embeddings)
+        self.base_names = self._base_names(set(novel_classes))
+        self._mark_novel()
 
     @property
     def num_classes(self) -> int:
         return len(self.names)
 
     def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
-        """Replace names and embeddings together; on an error nothing has changed."""
+        """Replace names and embeddings together; on an error nothing has changed.
+
+        Names are novel unless they were base categories in training. Names of the training
+        vocabulary that are left out stay as ``competitors``.
+        """
         if not isinstance(text_embeddings, TextEmbeddings):
             text_embeddings = TextEmbeddings.load(text_embeddings)
         text_embeddings.check(dim=self.embed_dim)
-        self.text_embeddings = text_embeddings.embeddings.to(self.text_embeddings.device)
+        device = self.text_embeddings.device
+        self.text_embeddings = text_embeddings.embeddings.to(device)
         self.names = text_embeddings.names
+        trained = self._trained = self._trained or text_embeddings
+        now = set(self.names)
+        left_out = [i for i, name in enumerate(trained.names) if name not in now]
+        self.competitors = trained.embeddings[left_out].to(device)
+        self._mark_novel()
+
+    def _base_names(self, novel: set[int]) -> frozenset[str]:
+        if outside := [i for i in novel if not 0 <= i < self.num_classes]:
+            raise ValueError(
+                f"novel_classes has {outside[0]}, but the vocabulary has {self.num_classes} "
+                "categories: give contiguous ids of this vocabulary."
+            )
+        base = frozenset(name for i, name in enumerate(self.names) if i not in novel)
+        if not base:
+            raise ValueError("All categories are novel: there is nothing to train on.")
+        return base
+
+    def _mark_novel(self) -> None:
+        base = self.names if self.base_names is None else self.base_names
+        is_novel = torch.tensor([name not in base for name in self.names], dtype=torch.bool)
+        self.is_novel = is_novel.to(self.text_embeddings.device)
 
     def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
         """
@@ -89,9 +126,9 @@ class TextClassifier(nn.Module):
         weight = projection.weight.float()
         embed_dim, num_features = weight.shape
         square = torch.linalg.qr(weight).R if embed_dim > num_features else weight
-        return FoldedClassifier(
-            self._weight(classes) @ weight, square, self.log_scale.exp(), self.bias
-        )
+        with torch.autocast(weight.device.type, enabled=False):
+            products = self._weight(classes) @ weight
+        return FoldedClassifier(products, square, self.log_scale.exp(), self.bias)
 
     def _weight(self, classes: Tensor | None) -> Tensor:
         return self.text_embeddings if classes is None else self.text_embeddings[classes]
@@ -113,9 +150,12 @@ class FoldedClassifier:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """The logits (..., K) of features (..., F)."""
-        products = inner_products(features, self.scale * self.weight)
-        return products / self._norm(features) + self.bias
+        """The logits (..., K), float32, of features (..., F)."""
+        # Under automatic mixed precision, too: half precision would round logits to tenths.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            products = inner_products(features, self.scale * self.weight)
+            return products / self._norm(features) + self.bias
 
     def best(self, features: Tensor) -> Tensor:
         """The largest logit of each location: (..., 1)."""

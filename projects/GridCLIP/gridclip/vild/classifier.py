@@ -16,10 +16,8 @@ class ViLDClassifier(TextClassifier):
     """logits = temperature * cos(region embedding, text embedding of a category or background).
 
     The background vector is learned, the temperature is fixed, and there is no bias (ViLD-text, in
-    ViLD's section 3.3). It also knows which categories are novel: they take no part in training.
+    ViLD's section 3.3). Novel categories take no part in training.
     """
-
-    is_novel: Tensor
 
     def __init__(
         self,
@@ -40,29 +38,11 @@ class ViLDClassifier(TextClassifier):
             FileNotFoundError, ValueError: the file is missing, damaged or of another D, or
                 ``novel_classes`` are not ids of the vocabulary or leave no base category.
         """
-        super().__init__(text_embeddings, embed_dim=embed_dim)
+        super().__init__(text_embeddings, embed_dim=embed_dim, novel_classes=novel_classes)
         del self.log_scale, self.bias  # learned by GridCLIP, constants here
         self.register_buffer("log_scale", torch.tensor(math.log(temperature)), persistent=False)
         self.register_buffer("bias", torch.tensor(0.0), persistent=False)
         self.background = nn.Parameter(0.01 * torch.randn(embed_dim))
-        for i in novel_classes:
-            if not 0 <= i < self.num_classes:
-                raise ValueError(
-                    f"novel_classes has {i}, but the vocabulary has {self.num_classes} categories: "
-                    "give contiguous ids of this vocabulary."
-                )
-            self.is_novel[i] = True
-        if self.is_novel.all():
-            raise ValueError("All categories are novel: there is nothing to train on.")
-        base = (~self.is_novel).nonzero().squeeze(1).tolist()
-        self.base_names = {self.names[i] for i in base}
-
-    def set_vocabulary(self, text_embeddings: TextEmbeddings | str | os.PathLike) -> None:
-        """As in TextClassifier. Names are novel unless they were base categories in training."""
-        super().set_vocabulary(text_embeddings)
-        base = getattr(self, "base_names", self.names)  # the constructor sets them later
-        is_novel = torch.tensor([name not in base for name in self.names], dtype=torch.bool)
-        self.register_buffer("is_novel", is_novel.to(self.text_embeddings.device), persistent=False)
 
     def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
         """

@@ -4,6 +4,7 @@ In shapes: N images, R sampled proposals (in inference, all) over all images, M 
 stored CLIP embedding, F width of the box head's output, D width of CLIP's space, C categories.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,18 +112,20 @@ class ViLDROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
         regions: list[Instances] | None = None,
+        rescore: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
             images, features, proposals, targets: as in StandardROIHeads.
             regions: in training, N Instances of regions with ``proposal_boxes`` and ``embeddings``,
                 (Mi, D) float32 and unit norm; None without distillation.
+            rescore: at inference, makes other scores (R, C + 1) of those of the heads.
 
         Returns:
             As StandardROIHeads; in training with the additional loss ``loss_distillation``.
         """
         if not self.training:
-            return super().forward(images, features, proposals)
+            return self._detect(features, proposals, rescore), {}
         proposals = self.label_and_sample_proposals(proposals, targets)
         return proposals, self._box_losses(features, proposals, regions)
 
@@ -153,10 +156,13 @@ class ViLDROIHeads(StandardROIHeads):
         losses["loss_distillation"] = self.distillation_weight * distillation_loss(student, teacher)
         return losses
 
-    def _forward_box(
-        self, features: dict[str, Tensor], proposals: list[Instances]
+    def _detect(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        rescore: Callable[[Tensor], Tensor] | None,
     ) -> list[Instances]:
-        """Inference: a softmax over everything, novel categories included."""
+        """By a softmax over everything, novel categories included."""
         pooled = self._pool(features, [p.proposal_boxes for p in proposals])
         logits, deltas = self.box_predictor(self.box_head(pooled))
         if self.image_head is None:
@@ -165,6 +171,8 @@ class ViLDROIHeads(StandardROIHeads):
             classifier = self.box_predictor.classifier
             image_logits = classifier(self.image_projection(self.image_head(pooled)))
             scores = ensemble_scores(logits, image_logits, classifier.is_novel)
+        if rescore is not None:
+            scores = rescore(scores)
         return self.box_predictor.inference((scores, deltas), proposals)[0]
 
     def _pool(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:

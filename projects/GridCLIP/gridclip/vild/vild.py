@@ -1,6 +1,7 @@
 """The ViLD meta-architecture."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from gridclip.modeling import CLIPFPN
 from gridclip.text import TextEmbeddings
 
 from .classifier import ViLDClassifier
+from .region_scores import RegionScores
 from .roi_heads import ViLDROIHeads
 
 
@@ -21,20 +24,30 @@ class ViLD(GeneralizedRCNN):
 
     The backbone, the region proposals and box regression are detectron2's. Proposals are classified
     by their cosine to text embeddings (ViLD-text), and embeddings of precomputed regions are pulled
-    to those of CLIP's image encoder (ViLD-image).
+    to those of CLIP's image encoder (ViLD-image). At inference CLIP's own scores may count, too.
     """
 
     roi_heads: ViLDROIHeads
 
-    def __init__(self, *, roi_heads: ViLDROIHeads, classifier: ViLDClassifier, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        roi_heads: ViLDROIHeads,
+        classifier: ViLDClassifier,
+        dense_scores: RegionScores | None = None,
+        **kwargs: Any,
+    ):
         """
         Args:
             roi_heads: with or without an image head, ViLD-ensemble or ViLD.
             classifier: holds the vocabulary; becomes a part of ``roi_heads``.
+            dense_scores: at inference, takes CLIP's embeddings of the proposals into their scores.
+                None: the heads alone decide, as in ViLD.
             kwargs: of GeneralizedRCNN, except ``input_format``: images are RGB.
 
         Raises:
-            ValueError: the projection of ``roi_heads`` has another width than the classifier.
+            ValueError: the projection of ``roi_heads`` has another width than the classifier, or
+                ``dense_scores`` have no :class:`CLIPFPN` to read.
         """
         super().__init__(roi_heads=roi_heads, input_format="RGB", **kwargs)
         embed_dim = roi_heads.box_predictor.projection.out_features
@@ -43,6 +56,12 @@ class ViLD(GeneralizedRCNN):
                 f"The box predictor's embed_dim is {embed_dim}, the classifier's "
                 f"{classifier.embed_dim}: they must be the same."
             )
+        if dense_scores is not None and not isinstance(self.backbone, CLIPFPN):
+            raise ValueError(
+                "dense_scores read CLIP's last map, but the backbone is a "
+                f"{type(self.backbone).__name__}: take CLIPFPN, or model.dense_scores=null."
+            )
+        self.dense_scores = dense_scores
         roi_heads.set_classifier(classifier)
 
     @property
@@ -79,7 +98,7 @@ class ViLD(GeneralizedRCNN):
             ValueError: regions are missing or not as above, or a novel category is annotated.
         """
         if not self.training:
-            return self.inference(batched_inputs)
+            return self._detect(batched_inputs)
         regions = self._regions(batched_inputs) if self.roi_heads.distillation_weight else None
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         self._check_no_novel(gt_instances)
@@ -88,6 +107,28 @@ class ViLD(GeneralizedRCNN):
         proposals, losses = self.proposal_generator(images, features, gt_instances)
         _, roi_losses = self.roi_heads(images, features, proposals, gt_instances, regions)
         return {**roi_losses, **losses}
+
+    def _detect(self, batched_inputs: list[dict]) -> list[dict]:
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals, _ = self.proposal_generator(images, features, None)
+        rescore = self._rescoring(features, proposals)
+        found, _ = self.roi_heads(images, features, proposals, rescore=rescore)
+        return self._postprocess(found, batched_inputs, images.image_sizes)
+
+    def _rescoring(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> Callable[[Tensor], Tensor] | None:
+        """What ``dense_scores`` do to the proposals' scores (R, C + 1)."""
+        dense, classifier = self.dense_scores, self.classifier
+        if dense is None:
+            return None
+        boxes = [x.proposal_boxes for x in proposals]
+        trunk, res5 = self.backbone.bottom_up, features["res5"].float()
+        # As for the logits, half precision would change the scores.
+        with torch.autocast(self.device.type, enabled=False):
+            p = dense.region_probabilities(trunk, res5, boxes, classifier)
+        return lambda scores: dense.rescore(scores, p, classifier.is_novel)
 
     def _check_no_novel(self, gt_instances: list[Instances]) -> None:
         classes = torch.cat([x.gt_classes for x in gt_instances])
