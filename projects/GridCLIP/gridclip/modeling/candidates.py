@@ -42,7 +42,9 @@ def best_locations(
     return scores.topk(min(num_locations, len(scores))).indices
 
 
-def best_pairs(scores: Tensor, num_pairs: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def best_pairs(
+    scores: Tensor, num_pairs: int, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """The k best entries of a matrix that are above a threshold.
 
     Args:

@@ -78,7 +78,9 @@ class DenseMap:
         """p (K, C) at ``centers`` (K, 2), x and y in pixels; of other ``maps`` (H, W, ...) too."""
         maps = self.probabilities if maps is None else maps
         cells, fractions = self._neighbours(centers)
-        return F.embedding_bag(cells, maps.flatten(0, 1), mode="sum", per_sample_weights=fractions)
+        return F.embedding_bag(
+            cells, maps.flatten(0, 1), mode="sum", per_sample_weights=fractions
+        )
 
     def combine(self, scores: Tensor, centers: Tensor) -> Tensor:
         """
@@ -105,5 +107,7 @@ class DenseMap:
         x1, y1 = (first + 1).minimum(last).long().unbind(dim=1)
         fx, fy = (clamped - first).unbind(dim=1)
         cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], 1)
-        shares = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
+        shares = torch.stack(
+            [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1
+        )
         return cells, shares
