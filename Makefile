@@ -56,6 +56,8 @@ demo: env ## data, training, evaluation and a report in minutes: output/demo/rep
 
 reproduce: env ## run all variants with all seeds on the laptop world, hours; goes on after a kill
 	$(PY) -m laptop_world.reproduce
+	$(PY) -m laptop_world.reproduce --lengths
+	$(PY) -m laptop_world.reproduce --publish
 	$(PY) scripts/update_results_tables.py
 
 compare-speed: env ## time GridCLIP beside ViLD, FCOS and Faster R-CNN: output/speed.json, .png

@@ -14,7 +14,12 @@ from benchmark.tables import (
     speed_table,
     teacher_passes_table,
 )
-from laptop_world.tables import laptop_time_table, laptop_world_table
+from laptop_world.tables import (
+    laptop_differences_table,
+    laptop_runs_note,
+    laptop_time_table,
+    laptop_world_table,
+)
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 
@@ -24,6 +29,8 @@ PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 SECTIONS = {
     "results": {
         "laptop_world.json": laptop_world_table,
+        "laptop_world_runs.json": laptop_runs_note,
+        "laptop_world_differences.json": laptop_differences_table,
         "laptop_world_time.json": laptop_time_table,
         "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
         "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),

@@ -123,6 +123,7 @@ def test_laptop_experiments_differ_in_one_thing():
         for name in (
             *("whole_image_alignment", "no_image_alignment", "closed_set"),
             *("random_init", "classification_init", "light_towers"),
+            *("gridclip_4000", "grid_image_alignment", "aligned_slow_backbone"),
         )
         for other in [flat(name)]
     }
@@ -136,6 +137,11 @@ def test_laptop_experiments_differ_in_one_thing():
     }
     assert changed["classification_init"] == {"train.init_checkpoint", *dense_scores}
     assert changed["light_towers"] == {"model.head.conv_dims"}
+    assert changed["gridclip_4000"] == {"train.max_iter", "lr_multiplier.warmup_length"}
+    assert changed["aligned_slow_backbone"] == {"optimizer.params.lr_factor_func.factor"}
+    assert changed["grid_image_alignment"] == {
+        f"model.image_alignment.{key}" for key in ("_target_", "in_features", "in_channels")
+    }
     assert changed["whole_image_alignment"] <= {
         "clip.windows",
         "model.image_alignment._target_",

@@ -263,6 +263,9 @@ def test_readme_quotes_result_files():
     def seconds(name: str) -> str:
         return f"{speed['inference'][name]['p50']:.2f} s"
 
+    def step(name: str) -> str:
+        return f"{speed['training'][name]['step']:.2f} s"
+
     readme = " ".join((ROOT / "README.md").read_text().split())
     longest = {name: curve["points"][-1] for name, curve in curves.items()}
     assert {point["steps"] for point in (longest["gridclip"], longest["vild_text"])} == {4000}
@@ -275,7 +278,8 @@ def test_readme_quotes_result_files():
         f"{ap('vild_text', 'APr')} in 500 steps",
         f"{speed['setup']['size'][0]} x {speed['setup']['size'][1]} on two threads of an "
         f"{speed['setup']['processor']} a picture takes {seconds('gridclip')}, with ViLD "
-        f"{seconds('vild')}",
+        f"{seconds('vild')}, and a training step {step('gridclip')} an image, with ViLD "
+        f"{step('vild')}",
         f"AP {overfit:.1f}",
     ):
         assert quoted in readme

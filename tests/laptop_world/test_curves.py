@@ -34,8 +34,8 @@ def test_point_is_the_mean_over_runs():
 
 def test_plot(tmp_path):
     point = {"steps": 10, "minutes": 2.0, "AP": 10.0, "APr": 5.0, "APf": 20.0, "n": 1}
-    curve = {"preparation_minutes": 1.0, "points": [point, {**point, "minutes": 4.0}]}
+    curve = {"device": "cpu", "processor": "P", "preparation_minutes": 1.0, "points": [point]}
     path = tmp_path / "new" / "plot.png"
-    plot_curves({"a": curve, "b": {**curve, "points": [point]}}, {"a": "A", "b": "B"}, path)
+    plot_curves(dict.fromkeys("abcde", curve), {name: name for name in "abcde"}, path)
     with Image.open(path) as image:
         assert image.format == "PNG" and image.width > 400

@@ -22,7 +22,7 @@ def make(tmp_path):
     """Makes a task that runs Python code in a folder of its own."""
 
     def make(name, code, **fields):
-        folder, source = str(tmp_path / "grid" / name), [sys.executable, "-c", code]
+        folder, source = str(tmp_path / "grid" / name), ["-c", code]
         return Task(name, folder, source, {"code": code}, group="all", **fields)
 
     return make
@@ -215,6 +215,18 @@ def test_one_process_at_a_time(make, run_all, tmp_path, monkeypatch):
     with locked(task.log_file), pytest.raises(SystemExit):
         run.main([str(tmp_path / "plan.json"), "a"])
     assert not task.open_record().complete
+
+
+def test_a_run_waits_for_none_and_needs_what_comes_before(make, tmp_path, capsys):
+    """Any scheduler may start it, in any order: too early is an error, and nothing is lost."""
+    tasks = [make("a", "pass"), make("b", "pass", needs=["a"])]
+    Plan(tasks, 1).write(tmp_path / "plan.json")
+    with pytest.raises(SystemExit):
+        run.main([str(tmp_path / "plan.json"), "b"])
+    assert "b: failed: it needs 'a', which is not complete" in capsys.readouterr().out
+    for name in ("a", "b", "b"):
+        run.main([str(tmp_path / "plan.json"), name])
+    assert all(task.open_record().complete for task in tasks)
 
 
 def test_a_run_refuses_a_folder_of_another_identity(make, tmp_path):

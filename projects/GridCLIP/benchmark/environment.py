@@ -2,11 +2,10 @@
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
-from gridclip.evaluation.results import git_commit, versions
+from gridclip.evaluation.results import git_commit, processor_name, versions
 
 
 def environment(device: str) -> dict:
@@ -24,13 +23,3 @@ def environment(device: str) -> dict:
         "commit": git_commit(),
         "versions": versions(),
     }
-
-
-def processor_name(device: str) -> str:
-    """The model of the GPU or CPU, as its driver or the system calls it."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown CPU"

@@ -12,7 +12,7 @@ from gridclip.files import replacing
 
 METRICS = ("AP", "APr", "APf")
 _PANELS = {"AP": "box AP, %", "APr": "box APr, novel categories, %"}
-_STYLES = ("o-", "s-", "D-", "^-")
+_STYLES = ("o-", "s-", "D-", "^-", "v-")
 
 Curves = dict[str, dict]
 
@@ -49,14 +49,17 @@ def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLik
     """AP and APr against minutes, a line a variant.
 
     Args:
-        curves: by variant "preparation_minutes", which a training of any length has before it, and
-            "points", as :func:`curve_point` makes them, from short to long.
+        curves: by variant "device" and "processor", the same for all, "preparation_minutes", which
+            a training of any length has before it, and "points", as :func:`curve_point` makes them,
+            from short to long.
         titles: of the variants.
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
+    first = next(iter(curves.values()))
+    of = "a core" if first["device"] == "cpu" else first["processor"]
     panels = figure.subplots(1, len(_PANELS))
     for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
-        for (variant, curve), style in zip(curves.items(), _STYLES, strict=False):
+        for (variant, curve), style in zip(curves.items(), _STYLES[: len(curves)], strict=True):
             minutes = [curve["preparation_minutes"] + p["minutes"] for p in curve["points"]]
             values = [p[metric] for p in curve["points"]]
             axes.plot(minutes, values, style, label=titles[variant], markersize=5)
@@ -64,7 +67,7 @@ def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLik
         ticks = [1, 2, 5, 10, 20, 50]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        axes.set_xlabel("minutes of a core: CLIP's embeddings and training")
+        axes.set_xlabel(f"minutes of {of}: CLIP's embeddings and training")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

@@ -25,7 +25,8 @@ class Task:
     Attributes:
         name: unique, for a person.
         folder: where its record, its log and its stamp lie, relative to the working directory.
-        command: program and arguments; run again, it goes on where it was killed.
+        command: arguments of Python, as paths relative to the working directory; run again, it goes
+            on where it was killed.
         identity: what its outcome depends on, as JSON.
         needs: names of the tasks that come before it.
         group: tasks that take about as long as one another, for the remaining time; None for a

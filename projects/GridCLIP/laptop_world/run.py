@@ -1,6 +1,9 @@
-"""Run one task of a plan, as Snakemake starts it.
+"""Run one task of a plan, as Snakemake or any other scheduler starts it.
 
     python -m laptop_world.run PLAN.json "gridclip seed 0"
+
+The tasks that it needs come before it. The working directory is the repository's folder; a plan
+whose paths are relative may have been made on another machine.
 
 In the task's folder, log.txt has the command's output and record.json what it was made from and the
 seconds of all its starts. It ends with its parent, and the command with it.
@@ -9,8 +12,15 @@ seconds of all its starts. It ends with its parent, and the command with it.
 import sys
 
 from laptop_world.command import CommandError, die_with_parent, locked, run_logged
-from laptop_world.grid import Plan
+from laptop_world.grid import Plan, Task
 from laptop_world.record import ChangedError
+
+
+def check_needs(plan: Plan, task: Task) -> None:
+    """Raises CommandError if a task that comes before is not complete."""
+    for other in plan.tasks:
+        if other.name in task.needs and not other.open_record().complete:
+            raise CommandError(f"it needs '{other.name}', which is not complete: run that first")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,9 +36,10 @@ def main(argv: list[str] | None = None) -> None:
             record = task.open_record()
             if record.complete:  # killed after that, before Snakemake heard of it
                 return
+            check_needs(plan, task)
             say("goes on" if record.seconds else "started")
             with record.working():
-                run_logged(task.command, log)
+                run_logged([sys.executable, *task.command], log)
     except ChangedError as error:
         sys.exit(f"{name}: failed: {error}")
     except CommandError as error:

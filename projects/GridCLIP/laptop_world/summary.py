@@ -14,18 +14,18 @@ METRICS = ("AP", "AP50", "APr", "APc", "APf")
 AXIS_PREFIX = "APr_"
 _COLORS = ("#e07a1f", "#f0a860", "#f6cf9f", "#4a7fb5", "#9dbbd6")
 
-Summary = dict[str, dict[str, dict[str, float | int | None]]]
+Summary = dict[str, dict[str, dict]]
 
 
 def summarise(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Summary:
     """
     Args:
-        runs: by variant, the metrics of each seed's run, in percent.
+        runs: by variant, the metrics of each seed's run, in percent, in the order of the seeds.
 
     Returns:
-        By variant and metric: "mean", "std", the sample standard deviation, None where n is 1, and
-        "n", the runs. Of each run's metrics those of METRICS and APr by axis are taken; a metric
-        that is nan, for want of ground truth, has mean and std None.
+        By variant and metric: "mean", "std", the sample standard deviation, None where n is 1, "n",
+        the runs, and "values", theirs. Of each run's metrics those of METRICS and APr by axis are
+        taken. A value that is nan, for want of ground truth, is None, and so are then mean and std.
 
     Raises:
         ValueError: the runs of a variant have different metrics.
@@ -44,11 +44,12 @@ def _metric_names(metrics: Mapping[str, float]) -> list[str]:
     return [*(name for name in METRICS if name in metrics), *axes]
 
 
-def _statistics(values: list[float]) -> dict[str, float | int | None]:
-    if any(math.isnan(value) for value in values):
-        return {"mean": None, "std": None, "n": len(values)}
+def _statistics(values: list[float]) -> dict:
+    shown = [None if math.isnan(value) else value for value in values]
+    if None in shown:
+        return {"mean": None, "std": None, "n": len(values), "values": shown}
     std = stdev(values) if len(values) > 1 else None
-    return {"mean": mean(values), "std": std, "n": len(values)}
+    return {"mean": mean(values), "std": std, "n": len(values), "values": shown}
 
 
 def plot_summary(summary: Summary, png: str | os.PathLike) -> None:

@@ -2,18 +2,23 @@
 
 VARIANTS = {
     "gridclip": "GridCLIP",
-    "whole_image_alignment": "image-level alignment on the whole picture",
+    "gridclip_4000": "GridCLIP, 4,000 steps",
+    "fcos_assignment": "with FCOS's assignment of locations to boxes",
+    "no_dense_scores": "without dense scores",
     "no_image_alignment": "without image-level alignment",
-    "slow_backbone": "without image-level alignment, backbone learning rate x 0.1",
-    "no_dense_scores": "GridCLIP without dense scores",
-    "grid_level_alone": "grid-level alignment alone, backbone learning rate x 0.1",
-    "light_towers": "GridCLIP with towers of two convolutions",
+    "grid_image_alignment": "image-level alignment of the grid embeddings",
+    "aligned_slow_backbone": "backbone learning rate x 0.1",
+    "whole_image_alignment": "image-level alignment of the whole picture",
     "closed_set": "without grid-level alignment (closed set)",
     "random_init": "random initialisation instead of CLIP's",
     "classification_init": "initialised from a classifier of the base categories",
     "vild_text": "ViLD-text",
     "vild": "ViLD",
     "vild_ensemble": "ViLD-ensemble",
+    "vild_text_dense": "ViLD-text with dense scores",
+    "vild_dense": "ViLD with dense scores",
+    "vild_ensemble_dense": "ViLD-ensemble with dense scores",
+    "fvlm": "F-VLM",
 }
 
 
@@ -24,10 +29,8 @@ def laptop_world_table(summary: dict) -> str:
         summary: as ``laptop_world.summary.summarise`` returns it.
     """
     metrics = list(next(iter(summary.values())))
-    seeds = sorted({cell["n"] for row in summary.values() for cell in row.values()})
-    count = " or ".join(map(str, seeds))
     rows = [
-        f"| {VARIANTS[variant]} | "
+        f"| {VARIANTS[variant]} | {max(cell['n'] for cell in summary[variant].values())} | "
         + " | ".join(mean_and_spread(summary[variant].get(name)) for name in metrics)
         + " |"
         for variant in VARIANTS
@@ -35,13 +38,12 @@ def laptop_world_table(summary: dict) -> str:
     ]
     return "\n".join(
         [
-            f"**The laptop world**, test: box AP, mean ± standard deviation over {count} seeds. "
-            "APr is the AP of novel categories: unseen combinations, shapes or textures. "
-            "`make reproduce` makes this table; `results/laptop_world_runs.json` holds the config, "
-            "commit, versions and seconds of every run.",
+            "**The laptop world**, test: box AP, mean ± standard deviation over n seeds. APr is "
+            "the AP of novel categories: unseen combinations, shapes or textures. "
+            "`make reproduce` makes this table.",
             "",
-            "| | " + " | ".join(name.replace("APr_", "APr ") for name in metrics) + " |",
-            "|---|" + "---|" * len(metrics),
+            "| | n | " + " | ".join(name.replace("APr_", "APr ") for name in metrics) + " |",
+            "|---|---|" + "---|" * len(metrics),
             *rows,
             "",
             "![APr by novel axis, and APf](results/laptop_world.png)",
@@ -49,8 +51,61 @@ def laptop_world_table(summary: dict) -> str:
     )
 
 
+def laptop_runs_note(runs: dict) -> str:
+    """On what the table above was run, and what was not.
+
+    Args:
+        runs: the contents of ``laptop_world_runs.json``.
+    """
+    shared, not_run = runs["shared"], runs["not_run"]
+    commit = f"commit {shared['commit'][:10]}" if "commit" in shared else "several commits"
+    listed = ", ".join(
+        VARIANTS[variant]
+        + ("" if seeds == runs["seeds"] else f" (seed {', '.join(map(str, seeds))})")
+        for variant, seeds in not_run.items()
+    )
+    return (
+        f"All runs on {shared['processor']}, {commit}, seeds "
+        f"{', '.join(map(str, runs['seeds']))}; n says how many a row has. Another processor "
+        "rounds sums otherwise: there the same seed trains another detector, another draw of the "
+        f"same distribution. Not run: {listed or 'nothing'}. `results/laptop_world_runs.json` "
+        "holds configs, versions and seconds, `results/laptop_world.json` the value of every seed."
+    )
+
+
+def laptop_differences_table(differences: dict) -> str:
+    """Paired differences with their intervals.
+
+    Args:
+        differences: the contents of ``laptop_world_differences.json``.
+    """
+    metrics = list(next(iter(differences.values())))
+    rows = []
+    for pair, cells in differences.items():
+        ours, theirs = (VARIANTS[name] for name in pair.split(" - "))
+        n = max(cell["n"] for cell in cells.values())
+        shown = " | ".join(difference(cells.get(name)) for name in metrics)
+        rows.append(f"| {ours} | {theirs} | {n} | {shown} |")
+    return "\n".join(
+        [
+            "**Differences**, first row minus second, in points of AP: the mean over n seeds of "
+            "the difference at the same seed, and its 95% interval by Student's t. **Bold**: the "
+            "interval does not contain zero. Of two runs with one seed, initial weights and the "
+            "order of pictures are the same as far as the detectors allow. The intervals are over "
+            "seeds alone: pictures, small CLIP and processor are the same for all, and so are the "
+            "proposals from which ViLD and ViLD-ensemble learn. They are not corrected for their "
+            f"number: of {len(rows) * len(metrics)} intervals, about one in twenty misses the true "
+            "difference.",
+            "",
+            "| | minus | n | " + " | ".join(metrics) + " |",
+            "|---|---|---|" + "---|" * len(metrics),
+            *rows,
+        ]
+    )
+
+
 def laptop_time_table(curves: dict) -> str:
-    """Accuracy of GridCLIP and ViLD against the minutes that they take.
+    """Accuracy of GridCLIP and the two-stage detectors against the minutes that they take.
 
     Args:
         curves: the contents of ``laptop_world_time.json``.
@@ -62,14 +117,23 @@ def laptop_time_table(curves: dict) -> str:
         for variant, curve in curves.items()
         for point in curve["points"]
     ]
+    curve = next(iter(curves.values()))
+    if curve["device"] == "cpu":
+        minutes = f"Minutes are those of one core ({curve['processor']}); the others had runs, too."
+    else:
+        minutes = (
+            f"Minutes are those of a machine with {curve['processor']}, which runs may have "
+            "shared: they are not minutes of a core."
+        )
     return "\n".join(
         [
-            "**Accuracy against time**, the same world. Minutes are those of one core; two runs "
-            "shared a machine of two cores. *Before* is the time to compute CLIP's embeddings and, "
-            "for ViLD, the proposals; the training of ViLD-text, which makes the proposals, is not "
-            "counted. Every number of steps is a run of its own, with its own schedule.",
+            f"**Accuracy against time**, the same world. {minutes} *Before* is the time to compute "
+            "CLIP's embeddings and, for ViLD, the proposals; the training of ViLD-text, which "
+            "makes the proposals, is not counted. Every number of steps is a run of its own, with "
+            "its own schedule. A point with n = 1 has no spread: a difference within the spread of "
+            "the table above says nothing.",
             "",
-            "| | steps | before, min | training, min | AP | APr | APf | runs |",
+            "| | steps | before, min | training, min | AP | APr | APf | n |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
@@ -84,3 +148,14 @@ def mean_and_spread(cell: dict | None) -> str:
         return "–"
     spread = "" if cell["std"] is None else f" ± {cell['std']:.1f}"
     return f"{cell['mean']:.1f}{spread}"
+
+
+def difference(cell: dict | None) -> str:
+    """Text such as "+1.2 (+0.3 to +2.1)": bold if the interval does not contain zero, without an
+    interval for a single pair, a dash without a value."""
+    if cell is None:
+        return "–"
+    text = f"{cell['mean']:+.1f}"
+    if cell["interval"] is not None:
+        text += " ({:+.1f} to {:+.1f})".format(*cell["interval"])
+    return f"**{text}**" if cell["excludes_zero"] else text

@@ -69,7 +69,7 @@ def write_results(
         num_images: how many of its images were evaluated.
         cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
         seed, iterations, precision: of the training; the last is the type of its matrix products.
-        device, seconds: of the evaluation.
+        device, seconds: of the evaluation; the model of the device's processor is written, too.
         weights: the checkpoint that was evaluated, or that the training started from.
 
     Raises:
@@ -95,7 +95,8 @@ def write_results(
         "seed": seed,
         "commit": git_commit(),
         "versions": versions(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else device,
+        "device": processor_name(device) if on_gpu else device,
+        "processor": processor_name(device),
         "weights": weights,
         "iterations": iterations,
         "precision": precision,
@@ -149,6 +150,16 @@ def jsonable_config(cfg: Any) -> Any:
     if isinstance(cfg, float) and not math.isfinite(cfg):
         return str(cfg)
     return cfg if isinstance(cfg, int | float | str | None) else str(cfg)
+
+
+def processor_name(device: str) -> str:
+    """The model of the GPU or CPU, as its driver or the system calls it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown CPU"
 
 
 def git_commit() -> str:

@@ -1,0 +1,150 @@
+"""What complete runs are written as; nothing is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gridclip.data import open_dataset
+from gridclip.evaluation import OpenVocabularyEvaluator, write_results
+from laptop_world import outcomes, reproduce
+from laptop_world.experiment import VARIANTS, Run
+from laptop_world.tables import (
+    laptop_differences_table,
+    laptop_runs_note,
+    laptop_time_table,
+    laptop_world_table,
+)
+
+
+@pytest.fixture
+def complete(tiny_shapes):
+    """Makes runs look complete, a minute each: AP is ten times the seed, more with more steps."""
+    shapes = tiny_shapes / "shapes"
+    data = open_dataset(json=shapes / "shapes_test_val.json", images=shapes)
+    protocol = OpenVocabularyEvaluator(data).protocol()
+
+    def complete(grid, keep=lambda run: True):
+        for task in grid.tasks:
+            record = task.open_record()
+            record.complete, record.seconds = True, 60.0
+            record.write()
+        for run, task in grid.runs.items():
+            if not keep(run):
+                Path(task.folder, "record.json").unlink()
+                continue
+            steps = task.identity["config"]["train"]["max_iter"]
+            names = ("AP", "AP50", "APr", "APc", "APf", "APr_shape")
+            metrics = dict.fromkeys(names, 10.0 * run.seed + steps / 1000)
+            folder = Path(task.folder)
+            write_results(folder, {"bbox": metrics}, protocol=protocol, data=data, num_images=4)
+            line = {"iteration": 19, "time": 60 / steps}
+            (folder / "metrics.json").write_text(json.dumps(line))
+
+    return complete
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_rows_with_all_seeds_are_published_and_the_others_named(
+    make_grid, complete, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce, "generate_world", lambda world, jobs: None)
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: None)  # no Snakemake is needed
+    some = ["gridclip", "gridclip_4000", "no_dense_scores", "closed_set"]
+    monkeypatch.setattr(reproduce, "SEEDS", (0, 1, 2))
+    monkeypatch.setattr(reproduce, "available_variants", lambda: some)
+    grid = make_grid("--publish", output=tmp_path / "out")
+    complete(grid, lambda run: run != ("closed_set", 1, None) and not (run.steps and run.seed))
+    reproduce.main(["--publish", "--output", str(tmp_path / "out")])
+
+    results = tmp_path / "results"
+    world = read(results, "laptop_world")
+    assert list(world) == ["gridclip", "gridclip_4000", "no_dense_scores"]
+    assert world["gridclip"]["AP"] == {"mean": 11, "std": 10, "n": 3, "values": [1, 11, 21]}
+
+    runs = read(results, "laptop_world_runs")
+    others = {name: [0, 1, 2] for name in VARIANTS if name not in some}
+    assert runs["not_run"] == {"closed_set": [1], **others}
+    printed = capsys.readouterr().out
+    assert "  closed_set: 1\n" in printed and "  vild: 0 1 2\n" in printed
+    assert runs["seeds"] == [0, 1, 2] and runs["shared"]["device"] == "cpu"
+    assert {"processor", "commit", "versions", "annotations_sha256"} <= set(runs["shared"])
+    assert runs["runs"]["gridclip seed 2"] == {"seconds": 60.0}
+    assert runs["variants"]["gridclip_4000"]["steps"] == 4000
+    assert runs["preparation_seconds"]["closed_set preparation"] == 60
+
+    differences = read(results, "laptop_world_differences")
+    cell = differences["gridclip - no_dense_scores"]["APf"]
+    assert cell["values"] == [0.0] * 3 and cell["excludes_zero"] is False
+    assert set(differences) == {"gridclip - no_dense_scores"}
+
+    curve = read(results, "laptop_world_time")["gridclip"]
+    assert [(p["steps"], p["n"], p["AP"]) for p in curve["points"]] == [
+        *[(500, 1, 0.5), (1000, 3, 11.0), (2000, 1, 2.0), (4000, 3, 14.0)]
+    ]
+    assert {round(point["minutes"], 6) for point in curve["points"]} == {1}
+    assert curve["preparation_minutes"] == 1 and curve["device"] == "cpu"
+    assert {path.suffix for path in results.iterdir()} == {".json", ".png"}
+
+    table = laptop_world_table(world)
+    assert "| GridCLIP | 3 | 11.0 ± 10.0 |" in table and "closed set" not in table
+    note = laptop_runs_note(runs)
+    assert "ViLD, ViLD-ensemble, " in note
+    assert "without grid-level alignment (closed set) (seed 1), " in note
+    assert laptop_differences_table(differences).count("\n| GridCLIP | ") == 1
+
+
+def test_what_comes_before_a_training_counts(make_grid, complete, tmp_path, monkeypatch):
+    """GridCLIP: the teacher's embeddings; ViLD: its proposals and their embeddings."""
+    monkeypatch.setitem(outcomes.CURVES, "vild", ("vild",))
+    monkeypatch.setitem(outcomes._BEFORE, "vild", outcomes._REGIONS)
+    grid = make_grid("--variants", "gridclip", "vild", "--seeds", "0")
+    complete(grid)
+    outcomes.write_curves(grid, outcomes.complete_runs(grid), tmp_path)
+    curves = read(tmp_path, "laptop_world_time")
+    assert {name: curve["preparation_minutes"] for name, curve in curves.items()} == {
+        "gridclip": 1,
+        "vild": 2,
+    }
+    assert laptop_time_table(curves).count("\n| GridCLIP | 1000 | 1.0 | 1.0 | 1.0 |") == 1
+
+
+def test_nothing_is_written_of_no_complete_row(make_grid, tmp_path):
+    grid = make_grid("--variants", "gridclip", "--seeds", "0")
+    assert outcomes.complete_runs(grid) == {}
+    missing = outcomes.write_rows(grid, {}, ["gridclip"], [0], tmp_path)
+    outcomes.write_curves(grid, {}, tmp_path)
+    assert missing == {"gridclip": [0]} and not list(tmp_path.iterdir())
+
+
+def test_runs_of_several_processors_are_refused(make_grid, complete):
+    grid = make_grid("--variants", "gridclip", "--seeds", "0", "1")
+    complete(grid)
+    file = Path(grid.runs[Run("gridclip", 1)].folder, "results.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "processor": "Another CPU"}))
+    with pytest.raises(ValueError, match=r"'gridclip seed 1' of Another CPU.*--output of its own"):
+        outcomes.complete_runs(grid)
+
+
+def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
+    grid = make_grid("--variants", "gridclip", "--seeds", "0", "1")
+    complete(grid)
+    records = outcomes.complete_runs(grid)
+    records[Run("gridclip", 1)]["commit"] = "another"
+    sources = outcomes.run_sources(grid, records, list(records))
+    assert "commit" not in sources["shared"] and "versions" in sources["shared"]
+    assert sources["runs"]["gridclip seed 1"] == {"seconds": 60.0, "commit": "another"}
+    note = laptop_runs_note({"seeds": [0, 1], "not_run": {}, **sources})
+    assert "several commits" in note and "Not run: nothing." in note
+
+
+def test_minutes_of_a_gpu_are_not_called_those_of_a_core():
+    point = {"steps": 1, "minutes": 1.0, "AP": 1.0, "APr": 1.0, "APf": 1.0, "n": 1}
+    curve = {"preparation_minutes": 0.0, "points": [point], "processor": "P"}
+    assert "those of one core (P)" in laptop_time_table({"fvlm": {**curve, "device": "cpu"}})
+    on_gpu = laptop_time_table({"fvlm": {**curve, "device": "NVIDIA"}})
+    assert "they are not minutes of a core" in on_gpu
