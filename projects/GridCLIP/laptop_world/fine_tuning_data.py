@@ -1,11 +1,11 @@
 """New categories for a trained detector, and the few pictures that it is fine-tuned on.
 
 The new categories are six of a world's novel ones, two of each axis. The pictures are drawn with
-another seed than the world's own, so none of them is in its training or validation split.
+another seed than the world's own: none of them is in its training or validation split.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,74 +29,72 @@ def new_classes(world: str) -> tuple[int, ...]:
     return tuple(sorted(i for classes in axes for i in classes[:_NEW_PER_AXIS]))
 
 
-def new_names(world: str) -> list[str]:
-    return _names(world, new_classes(world))
-
-
-def old_names(world: str) -> list[str]:
-    """Names that the detector was trained on."""
-    return _names(world, set(range(len(load_world(world).names))) - set(_novel(world)))
+@cache
+def old_classes(world: str) -> tuple[int, ...]:
+    """Contiguous ids of the categories that the detector was trained on, ascending."""
+    return tuple(i for i, axis in enumerate(load_world(world).axes) if axis is None)
 
 
 def unseen_names(world: str) -> list[str]:
-    """Novel names that stay novel: no training, no fine-tuning and no choice sees them."""
-    return _names(world, set(_novel(world)) - set(new_classes(world)))
+    """Names that stay novel: neither training nor fine-tuning sees them."""
+    known = {*new_classes(world), *old_classes(world)}
+    return _names(world, set(range(len(load_world(world).names))) - known)
 
 
 def groups(world: str) -> dict[str, list[str]]:
-    """Names by what fine-tuning does with them: each has an AP of its own."""
-    old, unseen = old_names(world), unseen_names(world)
-    return {"new": new_names(world), "old": old, "unseen": unseen, "other": [*old, *unseen]}
+    """Names by what fine-tuning does with them: each group has an AP of its own. "other" is "old"
+    and "unseen" together."""
+    old, unseen = _names(world, old_classes(world)), unseen_names(world)
+    new = _names(world, new_classes(world))
+    return {"new": new, "old": old, "unseen": unseen, "other": [*old, *unseen]}
 
 
-def _novel(world: str) -> list[int]:
-    return load_world(world).novel_classes
-
-
-def _names(world: str, classes) -> list[str]:
+def _names(world: str, classes: Iterable[int]) -> list[str]:
     names = load_world(world).names
     return ["_".join(names[i]) for i in sorted(classes)]
 
 
 def scenes(world: str, seed: int) -> Iterator[Scene]:
-    """Scenes with an object of a new category; the new categories take turns. They are drawn as a
-    validation split is, in which all categories are equally frequent."""
+    """Endless: scenes with an object of a new category; the new categories take turns.
+
+    They are drawn as a validation split is, where all categories are equally frequent.
+    """
     waiting: dict[int, list[Scene]] = {new: [] for new in new_classes(world)}
     drawn = (build_scene(world, "val", i, _FIRST_SEED + seed) for i in itertools.count())
     for new in itertools.cycle(waiting):
         while not waiting[new]:
             scene = next(drawn)
-            held = {item.category_id for item in scene.items} & waiting.keys()
-            if held:
-                # Each scene is used once: for the category that has the fewest waiting.
+            if held := {item.category_id for item in scene.items} & waiting.keys():
+                # A scene is used once, for the category of which the fewest wait.
                 waiting[min(held, key=lambda c: (len(waiting[c]), c))].append(scene)
         yield waiting[new].pop(0)
 
 
 def write_pictures(world: str, seed: int, count: int, folder: Path) -> None:
-    """Draw the first ``count`` pictures of a seed as ``folder/N.png``, and write
-    ``folder/unknown.json`` and ``folder/negative.json``: every object of a new category has a box,
-    no other object has one. Old names are unknown there, or taken as absent."""
+    """Draw ``count`` pictures as ``folder/N.png``; those of a smaller count are the first of them.
+
+    Beside them are annotation files, in which every object of a new category has a box and no other
+    object has one. In ``unknown.json`` nothing is said of old names. In ``absent.json`` they are
+    said to be absent, as in a complete annotation, which is wrong where there are some. Of unseen
+    names neither says anything.
+    """
     picked = list(itertools.islice(scenes(world, seed), count))
     for i, scene in enumerate(picked):
         with replacing(folder / f"{i}.png") as partial:
             Image.fromarray(render(scene, _SIZE)).save(partial)
-    names = load_world(world).names
-    categories = [{"id": i + 1, "name": "_".join(name)} for i, name in enumerate(names)]
-    old = set(range(len(names))) - set(_novel(world))
-    for kind, absent in (("unknown", set()), ("negative", old)):
+    boxes = [box for i, scene in enumerate(picked) for box in _boxes(world, i, scene)]
+    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]
+    names = ["_".join(name) for name in load_world(world).names]
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    for kind, absent in (("unknown", ()), ("absent", old_classes(world))):
         images = [_image(world, i, scene, absent) for i, scene in enumerate(picked)]
-        boxes = [
-            {"id": number + 1, **box}
-            for number, box in enumerate(b for i, s in enumerate(picked) for b in _boxes(world, i, s))
-        ]
-        content = {"categories": categories, "images": images, "annotations": boxes}
+        content = {"categories": categories, "images": images, "annotations": annotations}
         write_json(folder / f"{kind}.json", content)
 
 
-def _image(world: str, index: int, scene: Scene, absent: set[int]) -> dict:
+def _image(world: str, index: int, scene: Scene, absent: Iterable[int]) -> dict:
     present = {item.category_id for item in scene.items}
-    negatives = absent | (set(new_classes(world)) - present)
+    negatives = {*absent, *(set(new_classes(world)) - present)}
     return {
         "id": index + 1,
         "file_name": f"{index}.png",
@@ -111,9 +109,5 @@ def _boxes(world: str, index: int, scene: Scene) -> Iterator[dict]:
     for item in scene.items:
         if item.category_id in new_classes(world):
             x, y = clip_to_unit_square(item.polygon).T * _SIZE
-            box = [x.min(), y.min(), np.ptp(x), np.ptp(y)]
-            yield {
-                "image_id": index + 1,
-                "category_id": item.category_id + 1,
-                "bbox": [float(v) for v in box],
-            }
+            box = [float(v) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
+            yield {"image_id": index + 1, "category_id": item.category_id + 1, "bbox": box}
