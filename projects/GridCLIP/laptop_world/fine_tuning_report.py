@@ -73,9 +73,9 @@ def fine_tuning_table(result: dict) -> str:
     values = ", ".join(f"{before[group]['mean']:.1f} of {group} names" for group in groups)
     return "\n".join(
         [
-            f"**Fine-tuning**, the laptop world, {result['world']}: change of box AP, mean ± standard "
-            f"deviation over {before['new']['n']} detectors with pictures of their own. Before: AP "
-            f"{values}.",
+            f"**Fine-tuning**, the laptop world, {result['world']}: change of box AP, mean ± "
+            f"standard deviation over {before['new']['n']} detectors with pictures of their own. "
+            f"Before: AP {values}.",
             "",
             "| recipe | pictures | alpha | new | old | unseen |",
             "|---|---|---|---|---|---|",

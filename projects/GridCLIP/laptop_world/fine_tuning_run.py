@@ -93,7 +93,7 @@ def do_run(run: Run) -> None:
     torch.set_num_threads(1)
     record, folder = run.open_record(), Path(run.folder)
     with locked(folder / "lock"), open(folder / "log.txt", "a") as log:
-        with contextlib.redirect_stdout(log), record.working():
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), record.working():
             seed_all_rng(run.seed)
             found = _before(run) if run.recipe == "before" else _fine_tune(run)
             write_json(run.outcome, found, indent=1)
@@ -121,7 +121,7 @@ def _fine_tune(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _write_found(run: Run, cfg: DictConfig, folder: Path) -> None:
-    """``found.json``: of old names what the detector finds before. Unseen names are none of them."""
+    """Write ``found.json``: of old names what is found before. Unseen are not looked for."""
     names = groups(run.world)["old"]
     detector = Predictor(cfg, vocabulary=names, device=cfg.train.device)
     dataset = json.loads((folder / "unknown.json").read_text(encoding="utf-8"))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from detectron2.layers import nms
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from torchvision.ops import nms
 
 from gridclip.text.names import category_name
 
@@ -38,6 +38,7 @@ def add_old_names(
     """
     if not 0 <= possible <= sure <= 1:
         raise ValueError(f"possible={possible} and sure={sure}: 0 <= possible <= sure <= 1.")
+    names = [category_name(name) for name in names]
     listed = {category_name(c["name"]): c["id"] for c in dataset["categories"]}
     annotated = {a["category_id"] for a in dataset["annotations"]}
     unlisted = [name for name in names if name not in listed]
