@@ -9,6 +9,7 @@ from gridclip.data import open_dataset, training_records
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import build_model
 from gridclip.settings import load_config
+from gridclip.text import as_text_embeddings
 from laptop_world import fine_tuning
 from laptop_world.experiment import config_file
 from laptop_world.fine_tuning_data import (
@@ -93,10 +94,9 @@ def test_plan_has_every_recipe_size_and_seed(tmp_path):
     assert fine_tuning.is_whole_grid(args)
 
 
-def test_a_missing_detector_is_named(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        fine_tuning.parse_args([*arguments(tmp_path), "--seeds", "0", "7"])
-    assert f"there is no {tmp_path}/seed7.pth" in capsys.readouterr().err
+def test_a_missing_detector_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=f"there is no {tmp_path}/seed7.pth"):
+        fine_tuning.main([*arguments(tmp_path), "--seeds", "0", "7"])
 
 
 def outcome(run, by_alpha):
@@ -134,8 +134,6 @@ def test_two_steps_from_end_to_end(tmp_path, laptop_clip, monkeypatch, capsys):
     own = [f"clip.weights={laptop_clip}", "train.max_iter=2", "train.device=cpu"]
     own += ["dataloader.train.total_batch_size=2"]
     cfg = load_config(config_file("gridclip"), ["shapes.world=dev", own[0]])
-    from gridclip.text import as_text_embeddings
-
     names = ["_".join(name) for name in load_world("dev").names]
     as_text_embeddings(names, laptop_clip, "single", progress=False).save(
         Path(cfg.clip.text_embeddings)

@@ -52,16 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.jobs, *args.pictures) < 1:
         parser.error("--jobs and --pictures: at least 1")
-    missing = [
-        path for path in map(args.detectors.format_map, _seeds(args)) if not os.path.isfile(path)
-    ]
-    if missing:
-        parser.error(f"--detectors: there is no {missing[0]}")
     return args
-
-
-def _seeds(args: argparse.Namespace) -> list[dict[str, int]]:
-    return [{"seed": seed} for seed in args.seeds]
 
 
 def is_whole_grid(args: argparse.Namespace) -> bool:
@@ -71,7 +62,11 @@ def is_whole_grid(args: argparse.Namespace) -> bool:
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
-    """The runs, the long ones first. Raises ChangedError if one was made with other settings."""
+    """The runs, the long ones first. Raises FileNotFoundError if a detector is missing."""
+    detectors = {seed: args.detectors.format(seed=seed) for seed in args.seeds}
+    for path in detectors.values():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"--detectors: there is no {path}; train it first")
     kinds = [(r, n) for n in sorted(args.pictures, reverse=True) for r in args.recipes]
     runs = []
     for recipe, pictures in [*kinds, ("before", 0)]:
@@ -83,7 +78,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
                     pictures=pictures,
                     seed=seed,
                     world=args.world,
-                    detector=args.detectors.format(seed=seed),
+                    detector=detectors[seed],
                     folder=str(folder),
                     overrides=(f"train.device={args.device}", *args.override),
                 )
@@ -165,6 +160,8 @@ def main(argv: list[str] | None = None) -> None:
         failed = run_all(runs, args.jobs)
     except ChangedError as error:
         sys.exit(f"error: {error}: give another --output")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     if failed:
         lines = [f"{name}: {reason}" for name, reason in failed.items()]
         sys.exit("\n".join([f"error: {len(failed)} of {len(runs)} runs failed:", *lines]))
