@@ -150,3 +150,32 @@ def test_laptop_experiments_differ_in_one_thing():
         k.startswith(("model.image_alignment", "clip.image_embeddings"))
         for k in changed["no_image_alignment"]
     )
+
+
+def flat(path):
+    """A config's settings by dotted name."""
+    found = {}
+
+    def walk(node, name):
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{name}.{key}".lstrip("."))
+        else:
+            found[name] = node
+
+    walk(OmegaConf.to_container(LazyConfig.load(str(CONFIGS / path))), "")
+    return found
+
+
+def test_fine_tuning_differs_from_own_data_where_it_says():
+    before, after = flat("custom/gridclip_r50.py"), flat("custom/fine_tune.py")
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    weights = {key for key in before if key.startswith("model.federated_weights")}
+    assert weights and changed - weights - {"model.federated_weights"} == {
+        "optimizer.lr",
+        "train.init_checkpoint",
+        "train.max_iter",
+        "train.output_dir",
+    }
+    assert after["model.federated_weights"] is None
+    assert after["model.image_alignment.weight"] == before["model.image_alignment.weight"] > 0
