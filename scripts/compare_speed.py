@@ -13,11 +13,10 @@ device and threads. The JSON holds the ratios and every figure that they follow 
 the stages is written beside it.
 
 There are two post-processings. The official one is each detector's own. In the matched one ViLD has
-GridCLIP's score threshold, so that about as many pairs go to NMS in both.
+a score threshold of 0.01, so that about as many pairs go to NMS in both.
 
 Without checkpoints the weights are random and calibrated: norms to the pictures, and biases so that
-the same number of pairs passes the score threshold of every detector. The time of NMS depends on
-that number.
+about the same number of pairs goes to NMS in every detector. The time of NMS depends on that.
 
 --quick takes small pictures and few runs, minutes on two cores. Its ratios differ from those at
 800 x 1333, because the cost of proposals does not shrink with the picture.

@@ -294,7 +294,7 @@ BROKEN = {
     "link": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/READ.md)"),
     "anchor": (lambda text: pages.link_problems(text, ROOT), "[data](datasets/README.md#gone)"),
     "file": (name_problems, "See `gridclip/modeling/gone.py`."),
-    "function of a file": (name_problems, "`gridclip/files.py`, `top_candidates()`"),
+    "function of a file": (name_problems, "`gridclip/files.py`, `best_pairs()`"),
     "function": (name_problems, "`no_such_function()`"),
     "drawing": (
         pages.mermaid_problems,
@@ -302,7 +302,7 @@ BROKEN = {
     ),
     "drawing without a file": (
         pages.mermaid_problems,
-        '```mermaid\nflowchart TD\n    a["top_candidates()"]\n```\n',
+        '```mermaid\nflowchart TD\n    a["best_pairs()"]\n```\n',
     ),
     "dotted name": (pages.import_problems, "`gridclip.text.GONE`"),
     "setting": (pages.setting_problems, "`train.max_itr=5`"),

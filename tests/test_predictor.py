@@ -175,6 +175,34 @@ def test_vocabulary_of_files_and_text_embeddings(predictor, picture, folder, tmp
     assert len(predictor.names) == 20
 
 
+@pytest.mark.parametrize("from_start", [True, False])
+def test_scores_do_not_depend_on_how_many_names_are_asked_for(cfg, weights, picture, from_start):
+    """Of one, two or all names: a name's detections are the same. The others compete unseen."""
+    for limit in ("test_topk_locations", "test_topk_candidates", "max_detections_per_image"):
+        cfg.model[limit] = 10_000
+    everything = Predictor(cfg, weights)(picture)
+    for names in (["dog"], ["umbrella", "cat"]):
+        if from_start:
+            predictor = Predictor(cfg, weights, vocabulary=names)
+        else:
+            predictor = Predictor(cfg, weights)
+            predictor.set_vocabulary(names)
+        found = predictor(picture)
+        for i, name in enumerate(names):
+            expected = everything.scores[everything.pred_classes == TRAINED.index(name)]
+            assert len(expected) > 10
+            torch.testing.assert_close(found.scores[found.pred_classes == i], expected)
+
+
+def test_without_the_training_vocabulary_few_names_have_no_competitors(
+    cfg, weights, tmp_path, caplog
+):
+    cfg.clip.text_embeddings = str(tmp_path / "gone.safetensors")
+    predictor = Predictor(cfg, weights, vocabulary=["dog"])
+    assert len(predictor.model.classifier.competitors) == 0
+    assert "gone.safetensors" in caplog.text and "compete" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def pictures():
     sizes = [(120, 90), (90, 120), (160, 60), (100, 100), (70, 150), (130, 110)]
@@ -261,7 +289,9 @@ def test_names_need_the_clip_model_of_the_training(predictor, folder):
     assert predictor.names == TRAINED
 
 
-def test_own_vocabulary_needs_no_training_vocabulary(cfg, weights, predictor, picture, tmp_path):
+def test_own_vocabulary_needs_no_training_vocabulary(cfg, weights, picture, tmp_path):
+    cfg.model.dense_scores = None
+    predictor = Predictor(cfg, weights)
     cfg.clip.text_embeddings = str(tmp_path / "missing.safetensors")
     cfg.clip.names = str(tmp_path / "missing.txt")
     mine = Predictor(cfg, weights, vocabulary=["kite", "red shoe", "cat"])

@@ -16,7 +16,7 @@ from gridclip.evaluation import read_results
 from gridclip.modeling import CLIPFPN
 from gridclip.text import TextEmbeddings
 
-LOSSES = ("loss_grid_alignment", "loss_box_reg", "loss_centerness", "loss_image_alignment")
+LOSSES = ("loss_grid_alignment", "loss_box_reg", "loss_quality", "loss_image_alignment")
 
 
 def prepare(cfg):

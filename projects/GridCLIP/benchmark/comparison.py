@@ -23,6 +23,9 @@ from .random_weights import calibrate_scores
 from .roster import default_roster, roster_of
 from .training import TrainingStep, autocast, measure_training
 
+# ViLD's own is 0, and GridCLIP's too, which suppresses 1000 pairs of each level at most. With this
+# one about as many of ViLD's go to NMS.
+MATCHED_THRESHOLD = 0.01
 LARGE_VOCABULARY = 21_841  # categories of ImageNet-21k
 LVIS_IMAGES = 2000  # in the comparison of the evaluators
 # Each is measured on GridCLIP beside plain inference.
@@ -174,15 +177,11 @@ def run_inference(
     batches: list[list[dict]],
 ) -> dict[str, dict]:
     variants = inference_variants(settings, contestants, models, batches[0])
-    # GridCLIP's score threshold, as ViLD's is 0.
-    threshold = max(
-        post_processing(models[c.key])["test_score_thresh"]
-        for c in contestants
-        if c.config is not None
-    )
     runs = {
         key: InferenceRuns(
-            optimize_for_inference(variant.model, **variant.options), settings.device, threshold
+            optimize_for_inference(variant.model, **variant.options),
+            settings.device,
+            MATCHED_THRESHOLD,
         )
         for key, variant in variants.items()
     }

@@ -21,7 +21,7 @@ class InferenceRuns:
     """The measurements of one detector, run by run.
 
     The *official* post-processing is the detector's own. ViLD's has no score threshold. Its
-    *matched* post-processing has GridCLIP's, and is timed on the outputs of the same forward pass.
+    *matched* post-processing has one, and is timed on the outputs of the same forward pass.
     For other detectors the two are the same.
 
     Attributes:

@@ -36,6 +36,8 @@ MODELS = {
     "lvis/gridclip_r50_ov_1x.py": 1203,
     "lvis/gridclip_r50_ov_2x.py": 1203,
     "lvis/gridclip_r50_ov_light_1x.py": 1203,
+    "lvis/gridclip_r50_ov_lsj_2x.py": 1203,
+    "lvis/gridclip_r50_ov_lsj_b64_4x.py": 1203,
     "lvis/gridclip_r50_full_1x.py": 1203,
     "lvis/vild_text_r50_ov.py": 1203,
     "lvis/vild_r50_ov.py": 1203,

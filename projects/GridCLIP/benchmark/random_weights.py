@@ -1,7 +1,7 @@
 """Calibration of random weights, so that a detector takes as long as a trained one.
 
-Signals get an ordinary size and no category is favoured. The same number of (box, category) pairs
-passes the score threshold of every detector, because the time of post-processing depends on it.
+Signals get an ordinary size and no category is favoured. About the same number of (box, category)
+pairs goes to NMS in every detector, because the time of post-processing depends on it.
 """
 
 import copy
@@ -48,8 +48,8 @@ def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURV
     """Favour no category, and let ``survivors`` pairs of the first picture pass the threshold.
 
     Random features are alike, so the same few categories would be best everywhere. Hence what
-    they have in common is removed first. ViLD has no bias that could be shifted: all its pairs
-    pass its own threshold of 0, and about ten a proposal pass GridCLIP's.
+    they have in common is removed first. GridCLIP and ViLD have a threshold of 0: GridCLIP takes
+    the best of each level, and of ViLD's pairs about ten a proposal pass the matched threshold.
     """
     inputs = inputs[:1]
     if isinstance(model, ViLD):
@@ -66,15 +66,11 @@ def calibrate_scores(model: nn.Module, inputs: list[dict], survivors: int = SURV
         shift[-1] += _background_shift(logits + shift, predictor.test_score_thresh, survivors)
         predictor.cls_score.bias += shift
     elif isinstance(model, GridCLIP):
-        features, _, centerness = _output_of(model.head, model, inputs)
+        features = _output_of(model.head, model, inputs)[0]
         features = torch.cat(features, dim=1)[0]
         mean = features.mean(dim=0)
         weight = model.head.grid_embedding.weight
         weight -= torch.outer(weight @ mean, mean) / (mean @ mean)
-        logits = model.classifier.fold(model.head.grid_embedding)(features)
-        model.classifier.bias += _dense_shift(
-            logits, torch.cat(centerness, dim=1)[0], model.test_score_thresh, survivors
-        )
     else:
         logits, centerness, threshold, bias = _closed_set_outputs(model, inputs)
         shift = -logits.mean(dim=0)

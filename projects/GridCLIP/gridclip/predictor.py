@@ -1,6 +1,7 @@
 """A trained detector on single pictures, with any vocabulary."""
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from gridclip.modeling import TextClassifier
 from gridclip.pictures import Picture, read_picture
 from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
+
+logger = logging.getLogger("gridclip.predictor")
 
 
 class Predictor:
@@ -66,8 +69,7 @@ class Predictor:
 
         weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
         clip_file(weights)  # it is there
-        # ViLD knows from the training vocabulary what is novel; GridCLIP can do without it.
-        needs_trained = vocabulary is None or "novel_classes" in self.cfg.model.classifier
+        needs_trained = vocabulary is None or _uses_training_vocabulary(self.cfg)
         if needs_trained:
             _prepare_training_vocabulary(self.cfg)
         wanted = None if vocabulary is None else self._text_embeddings(vocabulary)
@@ -162,6 +164,21 @@ def _prepare_training_vocabulary(cfg: DictConfig) -> None:
         check_text_embeddings(cfg)
     else:
         prepare_text_embeddings(cfg, instantiate(cfg.data.train))
+
+
+def _uses_training_vocabulary(cfg: DictConfig) -> bool:
+    """Whether other vocabularies need it: it says what is novel, and its names compete with theirs
+    in the dense scores. GridCLIP can do without it where its file is missing."""
+    if "novel_classes" in cfg.model.classifier:
+        return True
+    path = Path(cfg.model.classifier.text_embeddings)
+    if cfg.model.get("dense_scores") is None or path.is_file():
+        return path.is_file()
+    logger.warning(
+        f"{path}, the training vocabulary, is missing: its names can't compete with yours, so the "
+        "scores of a vocabulary of few names are higher and tell less."
+    )
+    return False
 
 
 def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:

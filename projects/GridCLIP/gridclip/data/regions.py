@@ -35,15 +35,8 @@ PROPOSALS = "proposals"
 _WHOLE = [(0.0, 0.0, 1.0, 1.0)]
 # Half the picture wide and high, in steps of a quarter, row by row.
 _TILES9 = [(x, y, x + 0.5, y + 0.5) for y in (0.0, 0.25, 0.5) for x in (0.0, 0.25, 0.5)]
-# A third of it, in steps of a sixth.
-_TILES25 = [(x / 6, y / 6, x / 6 + 1 / 3, y / 6 + 1 / 3) for y in range(5) for x in range(5)]
 
-WINDOW_SETS = {
-    "whole": _WHOLE,
-    "tiles9": _TILES9,
-    "whole+tiles9": _WHOLE + _TILES9,
-    "tiles9+tiles25": _TILES9 + _TILES25,
-}
+WINDOW_SETS = {"whole": _WHOLE, "tiles9": _TILES9, "whole+tiles9": _WHOLE + _TILES9}
 
 
 @dataclass(frozen=True)

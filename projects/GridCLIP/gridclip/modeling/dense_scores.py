@@ -47,6 +47,14 @@ class DenseScores:
         p = inner_products(self.scale * unit, names).softmax(dim=-1)
         return p[..., : len(text_embeddings)]
 
+    def check(self, is_novel: Tensor) -> None:
+        """Raises ValueError if there is a weight for novel categories, and none is known."""
+        if self.novel_weight is not None and not is_novel.any():
+            raise ValueError(
+                f"dense_scores has novel_weight={self.novel_weight}, but the classifier knows of "
+                "no novel category: set model.classifier.novel_classes, or novel_weight=null."
+            )
+
     def weights(self, is_novel: Tensor) -> Tensor:
         """The exponent of each category's p: (C,) float, of ``is_novel`` (C,) bool."""
         novel = self.weight if self.novel_weight is None else self.novel_weight

@@ -93,6 +93,8 @@ class GridCLIP(FCOS):
         )
         self.classifier = classifier
         self.image_alignment = image_alignment
+        if dense_scores is not None:
+            dense_scores.check(classifier.is_novel)
         self.dense_scores = dense_scores
         self.assignment = assignment or TaskAlignedAssignment()
         self.box_loss_weight = box_loss_weight

@@ -61,6 +61,8 @@ class ViLD(GeneralizedRCNN):
                 "dense_scores read CLIP's last map, but the backbone is a "
                 f"{type(self.backbone).__name__}: take CLIPFPN, or model.dense_scores=null."
             )
+        if dense_scores is not None:
+            dense_scores.check(classifier.is_novel)
         self.dense_scores = dense_scores
         roi_heads.set_classifier(classifier)
 
