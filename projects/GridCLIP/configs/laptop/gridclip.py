@@ -19,7 +19,11 @@ model.head_in_features = ["p3", "p4", "p5"]
 # FCOS's smallest objects, those of P3, would fill half of such a picture. So the anchors are half
 # as large, and the sampling radius, counted in anchors, is twice as large.
 model.update(anchor_scale=0.5, center_sampling_radius=3.0)
-model.box_loss_weight = 4.0  # of 1, 2 and 4
+# Chosen on the development world, like the weight of image-level alignment.
+model.box_loss_weight = 4.0
+model.assignment.iou_power = 4.0
+model.image_alignment.weight = 4.0
+model.num_sampled_classes = 96  # all base categories
 
 model.federated_weights = L(federated_weights)(data="${data.train}")
 model.seed = "${train.seed}"
