@@ -140,7 +140,8 @@ def test_laptop_experiments_differ_in_one_thing():
     assert changed["gridclip_4000"] == {"train.max_iter", "lr_multiplier.warmup_length"}
     assert changed["aligned_slow_backbone"] == {"optimizer.params.lr_factor_func.factor"}
     assert changed["grid_image_alignment"] == {
-        f"model.image_alignment.{key}" for key in ("_target_", "in_features", "in_channels")
+        f"model.image_alignment.{key}"
+        for key in ("_target_", "weight", "in_features", "in_channels")
     }
     assert changed["whole_image_alignment"] <= {
         "clip.windows",
