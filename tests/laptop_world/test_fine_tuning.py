@@ -22,6 +22,7 @@ from laptop_world.fine_tuning_data import (
 )
 from laptop_world.fine_tuning_report import fine_tuning_table
 from laptop_world.fine_tuning_run import ALPHAS, GROUPS, RECIPES
+from laptop_world.record import ChangedError
 from laptop_world.shapes import build_scene, generate_shapes, load_world, novel_names
 
 
@@ -99,11 +100,10 @@ def test_a_missing_detector_is_named(tmp_path):
         fine_tuning.main([*arguments(tmp_path), "--seeds", "0", "7"])
 
 
-def outcome(run, by_alpha):
+def outcome(run, by_alpha, processor="one"):
     run.outcome.parent.mkdir(parents=True, exist_ok=True)
-    run.outcome.write_text(
-        json.dumps({a: {g: v + i for i, g in enumerate(GROUPS)} for a, v in by_alpha.items()})
-    )
+    ap = {a: {g: v + i for i, g in enumerate(GROUPS)} for a, v in by_alpha.items()}
+    run.outcome.write_text(json.dumps({"ap": ap, "made": {"processor": processor}}))
 
 
 def test_summary_has_the_changes_of_each_seed(tmp_path):
@@ -127,6 +127,15 @@ def test_summary_has_the_changes_of_each_seed(tmp_path):
     assert "| plain: new names only | 10 | 0.75 | +11.5 ± 2.1 | +11.5 ± 2.1 | +11.5 ± 2.1 |" in rows
 
 
+def test_runs_of_two_machines_make_no_table(tmp_path):
+    args = fine_tuning.parse_args(arguments(tmp_path, "--recipes", "plain", "--pictures", "10"))
+    runs = fine_tuning.plan(args)
+    for run in runs:
+        outcome(run, {f"{alpha:g}": 30.0 for alpha in (0.0, *ALPHAS)}, run.recipe)
+    with pytest.raises(ChangedError, match="different machines"):
+        fine_tuning.write_summary(args, runs)
+
+
 @pytest.mark.slow
 def test_two_steps_from_end_to_end(tmp_path, laptop_clip, monkeypatch, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -142,11 +151,11 @@ def test_two_steps_from_end_to_end(tmp_path, laptop_clip, monkeypatch, capsys):
     GridCLIPCheckpointer(build_model(cfg), str(tmp_path)).save("seed0")
     out = tmp_path / "out"
     command = ["--detectors", str(tmp_path / "seed{seed}.pth"), "--seeds", "0", "--world", "dev"]
-    command += ["--recipes", "absent", "found_aligned", "--pictures", "3", "--jobs", "1"]
+    command += ["--recipes", "absent", "found", "--pictures", "3", "--jobs", "1"]
     command += ["--output", str(out), "--override", *own]
     fine_tuning.main(command)
     result = json.loads((out / "dev/fine_tuning.json").read_text())
-    assert set(result["recipes"]) == {"absent", "found_aligned"}
+    assert set(result["recipes"]) == {"absent", "found"}
     assert set(result["recipes"]["absent"]["3"]) == {"0.25", "0.5", "0.75", "1"}
     assert (out / "dev/fine_tuning.png").is_file() and not list(out.rglob("*.pth"))
     found = json.loads(next(out.rglob("found.json")).read_text())

@@ -22,7 +22,6 @@ from statistics import mean, stdev
 
 from tqdm import tqdm
 
-from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
 from laptop_world.command import die_with_parent
 from laptop_world.experiment import PROJECT
@@ -108,7 +107,7 @@ def run_all(runs: Sequence[Run], jobs: int) -> dict[str, str]:
 def summarise(runs: Sequence[Run]) -> dict:
     """By recipe, number of pictures and alpha, the AP of each group and its change: "mean", "std"
     (None for one seed), "n" and "values", a value a seed."""
-    before = {r.seed: read_json(r.outcome)["0"] for r in runs if r.recipe == "before"}
+    before = {r.seed: read_json(r.outcome)["ap"]["0"] for r in runs if r.recipe == "before"}
     summary: dict = {"before": {g: _statistics([b[g] for b in before.values()]) for g in GROUPS}}
     cells: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
@@ -116,7 +115,7 @@ def summarise(runs: Sequence[Run]) -> dict:
             cells.setdefault((run.recipe, run.pictures), []).append(run)
     recipes: dict = {}
     for (recipe, pictures), seeds in sorted(cells.items(), key=lambda cell: cell[0][1]):
-        by_seed = {run.seed: read_json(run.outcome) for run in seeds}
+        by_seed = {run.seed: read_json(run.outcome)["ap"] for run in seeds}
         for alpha in map("{:g}".format, ALPHAS):
             cell = recipes.setdefault(recipe, {}).setdefault(str(pictures), {})[alpha] = {}
             for group in GROUPS:
@@ -134,11 +133,13 @@ def _statistics(values: list[float]) -> dict:
 
 def write_summary(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     records = {run.name: run.open_record() for run in runs}
+    made = [read_json(run.outcome)["made"] for run in runs]
+    if others := [other for other in made if other != made[0]]:
+        raise ChangedError(f"Runs of one table are of different machines: {made[0]}, {others[0]}")
     made_of = {
         "world": args.world,
         "device": args.device,
-        "commit": git_commit(),
-        "versions": versions(),
+        **made[0],
         "seeds": args.seeds,
         "config": runs[0].open_record().identity["config"],
         "recipe_overrides": {name: [kind, *own] for name, (kind, own) in RECIPES.items()},
@@ -165,7 +166,10 @@ def main(argv: list[str] | None = None) -> None:
     if failed:
         lines = [f"{name}: {reason}" for name, reason in failed.items()]
         sys.exit("\n".join([f"error: {len(failed)} of {len(runs)} runs failed:", *lines]))
-    write_summary(args, runs)
+    try:
+        write_summary(args, runs)
+    except ChangedError as error:
+        sys.exit(f"error: {error}: give another --output")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,10 @@ from gridclip.files import replacing
 TITLES = {
     "plain": "plain: new names only",
     "aligned": "with image-level alignment",
-    "frozen": "with a frozen backbone",
-    "absent": "old names absent",
-    "absent_aligned": "old names absent, alignment",
-    "found": "old names where found",
-    "found_aligned": "old names where found, alignment",
+    "absent": "alignment, and old names absent",
+    "found": "alignment, and old names where found",
 }
-_STYLES = ("o-", "s-", "D-", "^-", "v-", "P-", "X-")
+_STYLES = ("o-", "s-", "D-", "^-")
 
 
 def read_json(path: Path) -> Any:

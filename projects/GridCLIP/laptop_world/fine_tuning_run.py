@@ -14,7 +14,7 @@ from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.data.old_names import add_old_names
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.interpolation import interpolate_weights
-from gridclip.evaluation.results import jsonable_config
+from gridclip.evaluation.results import git_commit, jsonable_config, processor_name, versions
 from gridclip.files import write_json
 from gridclip.predictor import Predictor
 from gridclip.settings import load_config
@@ -31,11 +31,8 @@ _NOT_ALIGNED = ("clip.image_embeddings=null", "model.image_alignment=null")
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain": ("unknown", _NOT_ALIGNED),
     "aligned": ("unknown", ()),
-    "frozen": ("unknown", (*_NOT_ALIGNED, "optimizer.params.lr_factor_func.factor=0")),
-    "absent": ("absent", _NOT_ALIGNED),
-    "absent_aligned": ("absent", ()),
-    "found": ("found", _NOT_ALIGNED),
-    "found_aligned": ("found", ()),
+    "absent": ("absent", ()),
+    "found": ("found", ()),
 }
 
 
@@ -96,7 +93,9 @@ def do_run(run: Run) -> None:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), record.working():
             seed_all_rng(run.seed)
             found = _before(run) if run.recipe == "before" else _fine_tune(run)
-            write_json(run.outcome, found, indent=1)
+            made = {"commit": git_commit(), "versions": versions()}
+            made["processor"] = processor_name(run.config().train.device)
+            write_json(run.outcome, {"ap": found, "made": made}, indent=1)
 
 
 def _before(run: Run) -> dict[str, dict[str, float]]:

@@ -37,14 +37,16 @@ def sweep_scores(
     Raises:
         ValueError: the model has no dense scores, or a setting does not fit it.
     """
-    if model.dense_scores is None:
+    configured = model.dense_scores
+    if configured is None:
         raise ValueError("The model has no dense scores: there is nothing to choose.")
     fast = build_inference_model(cfg, model)
-    loader, configured = instantiate(cfg.dataloader.test), fast.dense_scores
+    loader = instantiate(cfg.dataloader.test)
     recordings = [_Recording(name, m) for name, m in fast.named_modules() if name in _RECORDED]
     for setting in settings:
-        fast.dense_scores = replace(configured, **setting)
-        fast.dense_scores.check(fast.classifier.is_novel)
+        changed = replace(configured, **setting)
+        changed.check(fast.classifier.is_novel)
+        fast.dense_scores = changed
         evaluator = build_evaluator(cfg, model.classifier.names)
         yield inference_on_dataset(fast, loader, evaluator)["bbox"]
         for recording in recordings:
@@ -55,7 +57,8 @@ class _Recording:
     """The outputs of a module in the order of its calls: made once, then given again."""
 
     def __init__(self, name: str, module: nn.Module):
-        self.name, self.outputs, self.complete, self.calls = name, [], False, 0
+        self.name, self.complete, self.calls = name, False, 0
+        self.outputs: list[Any] = []
         self.forward = module.forward
         module.forward = self
 
