@@ -1,3 +1,5 @@
+import copy
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from gridclip.distributed import leave_process_group
 from gridclip.modeling import FCOSAssignment, TaskAlignedAssignment
 from gridclip.modeling.federated_loss import federated_varifocal_loss
 
@@ -82,7 +85,7 @@ def test_equals_plain_loops(seed):
             assert targets.scores[i, r].item() == pytest.approx(score, rel=1e-4)
             assert targets.quality[i, r].item() == pytest.approx(overlap, rel=1e-5)
         assert targets.scores[i][targets.labels[i] == 6].eq(0).all()
-    torch.testing.assert_close(targets.normalizer, targets.scores.sum())
+    torch.testing.assert_close(targets.normalizer, targets.scores.sum().clamp(min=1))
 
 
 def test_best_location_of_an_object_has_its_largest_overlap_as_target():
@@ -98,7 +101,7 @@ def test_images_without_objects(iteration, tiny_gridclip):
     gts = [objects([], [])]
     detector = tiny_gridclip()
     targets = assign(TaskAlignedAssignment(), gts, boxes, logits, iteration, detector)
-    assert targets.labels.eq(6).all() and targets.normalizer == 0
+    assert targets.labels.eq(6).all() and targets.normalizer == 1
     assert targets.scores.eq(0).all() and targets.labels.dtype == torch.int64
 
 
@@ -128,7 +131,7 @@ def test_training_starts_with_fcos_matching(tiny_gridclip):
     assert positive.any() and torch.equal(positive.float(), fcos.scores)
     overlaps = box_iou(gts[0].gt_boxes.tensor, boxes[0])[0]
     torch.testing.assert_close(first.scores[0], overlaps * positive[0])
-    torch.testing.assert_close(first.normalizer, (overlaps * positive[0]).sum())
+    torch.testing.assert_close(first.normalizer, (overlaps * positive[0]).sum().clamp(min=1))
     later = assign(task_aligned, gts, boxes, logits, 150, detector)
     assert not torch.equal(later.labels, first.labels)
 
@@ -169,3 +172,42 @@ def test_negatives_alone_are_torchvisions_focal_loss():
     )
     focal = sigmoid_focal_loss(logits, torch.zeros_like(logits), alpha=0.25, gamma=2.0)
     torch.testing.assert_close(loss, focal.sum())
+
+
+def _losses_of_rank(rank, init_file, model, inputs, outcomes):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{init_file}", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    with EventStorage(1000):
+        losses = model([inputs[rank]])
+    outcomes.put({name: loss.item() for name, loss in losses.items()})
+    torch.distributed.barrier()
+    leave_process_group()
+
+
+@pytest.mark.parametrize("assignment", [TaskAlignedAssignment(), FCOSAssignment()])
+def test_mean_of_two_ranks_is_the_loss_of_one_process(assignment, tiny_gridclip, batch, tmp_path):
+    """One rank has all objects, the other none."""
+    model, inputs = tiny_gridclip(assignment=assignment).train(), batch()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # one process has other statistics
+    inputs[1]["image"] = inputs[0]["image"].flip(2)  # of one size, so that nothing is padded
+    inputs[1]["instances"] = inputs[0]["instances"][:0]
+    with EventStorage(1000):
+        expected = {name: loss.item() for name, loss in copy.deepcopy(model)(inputs).items()}
+    context = multiprocessing.get_context("fork")
+    outcomes = context.Queue()
+    arguments = tmp_path / "init", model, inputs, outcomes
+    ranks = [context.Process(target=_losses_of_rank, args=(i, *arguments)) for i in range(2)]
+    for process in ranks:
+        process.start()
+    try:
+        found = [outcomes.get(timeout=60) for _ in ranks]
+    finally:
+        for process in ranks:
+            process.join(timeout=10)
+            process.kill()
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}
+    assert mean == pytest.approx(expected, rel=1e-4)

@@ -28,7 +28,7 @@ class Targets:
             location in the box loss.
         quality: (N, R) float in 0 to 1, the target of the quality branch.
         normalizer: what the classification and box losses are divided by, before the mean over
-            ranks; None: the running mean of positive locations.
+            ranks, more than 0; None: the running mean of positive locations.
     """
 
     labels: Tensor
@@ -130,7 +130,7 @@ class TaskAlignedAssignment:
                 for gt, box, logit in zip(gt_instances, boxes, logits, strict=True)
             ]
             labels, matched, scores, quality = map(torch.stack, zip(*images, strict=True))
-        return Targets(labels, matched, scores, quality, _mean_over_ranks(scores.sum()))
+        return Targets(labels, matched, scores, quality, _share_of_ranks(scores.sum()))
 
     def classification_loss(self, logits, targets, classes, negatives) -> Tensor:
         return federated_varifocal_loss(
@@ -199,9 +199,9 @@ def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     return common / (areas - common).clamp(min=1e-6)
 
 
-def _mean_over_ranks(value: Tensor) -> Tensor:
+def _share_of_ranks(value: Tensor) -> Tensor:
+    """A rank's equal share of the sum over all ranks, which is taken as 1 at least."""
+    total = value.clone()
     if comm.get_world_size() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-        value = value / comm.get_world_size()
-    return value
+        dist.all_reduce(total)
+    return total.clamp(min=1) / comm.get_world_size()

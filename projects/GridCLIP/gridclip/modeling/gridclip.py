@@ -187,7 +187,7 @@ class GridCLIP(FCOS):
             targets = self.assignment(self, anchors, gt_instances, boxes, logits, classes)
         positive = targets.labels != self.num_classes
         positives = self._update_loss_normalizer(int(positive.sum()), len(boxes))
-        normalizer = positives if targets.normalizer is None else targets.normalizer.clamp(min=1)
+        normalizer = positives if targets.normalizer is None else targets.normalizer
 
         loss_grid = self.assignment.classification_loss(logits, targets, classes, negatives)
         overlap = giou_loss(boxes[positive], targets.boxes[positive])
