@@ -90,9 +90,9 @@ def test_plan_has_every_recipe_size_and_seed(tmp_path):
     runs = fine_tuning.plan(args)
     assert len(runs) == len({run.folder for run in runs}) == (3 * len(RECIPES) + 1) * 2
     assert {run.detector for run in runs} == {str(tmp_path / f"seed{s}.pth") for s in (0, 1)}
-    assert not fine_tuning.is_whole_grid(args)
+    assert not fine_tuning.is_for_results(args)
     args.seeds = [0, 1, 2, 3, 4]
-    assert fine_tuning.is_whole_grid(args)
+    assert fine_tuning.is_for_results(args)
 
 
 def test_a_missing_detector_is_named(tmp_path):
@@ -117,14 +117,14 @@ def test_summary_has_the_changes_of_each_seed(tmp_path):
         else:
             outcome(run, {f"{alpha:g}": 30.0 + 4 * run.seed for alpha in ALPHAS})
     summary = fine_tuning.summarise(runs)
-    cell = summary["recipes"]["plain"]["10"]["0.75"]
+    cell = summary["recipes"]["plain"]["10"]["0.5"]
     assert cell["new"]["values"] == [30.0, 34.0] and cell["old"]["mean"] == 33.0
     assert cell["new_change"] == {
         **{"mean": 11.5, "n": 2, "values": [10.0, 13.0]},
         "std": pytest.approx(4.5**0.5),
     }
     rows = fine_tuning_table({**summary, "world": "test"}).splitlines()
-    assert "| plain: new names only | 10 | 0.75 | +11.5 ± 2.1 | +11.5 ± 2.1 | +11.5 ± 2.1 |" in rows
+    assert "| plain: new names only | 10 | 0.5 | +11.5 ± 2.1 | +11.5 ± 2.1 | +11.5 ± 2.1 |" in rows
 
 
 def test_runs_of_two_machines_make_no_table(tmp_path):
@@ -156,7 +156,7 @@ def test_two_steps_from_end_to_end(tmp_path, laptop_clip, monkeypatch, capsys):
     fine_tuning.main(command)
     result = json.loads((out / "dev/fine_tuning.json").read_text())
     assert set(result["recipes"]) == {"absent", "found"}
-    assert set(result["recipes"]["absent"]["3"]) == {"0.25", "0.5", "0.75", "1"}
+    assert set(result["recipes"]["absent"]["3"]) == {"0.25", "0.5", "1"}
     assert (out / "dev/fine_tuning.png").is_file() and not list(out.rglob("*.pth"))
     found = json.loads(next(out.rglob("found.json")).read_text())
     assert len(found["categories"]) == 130 and found["images"][0]["neg_category_ids"]

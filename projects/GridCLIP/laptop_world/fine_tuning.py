@@ -5,10 +5,10 @@
         --detectors output/reproduce/test/gridclip/seed{seed}/model_final.pth
 
 Every recipe is run with 10, 30 and 100 pictures and every seed, and evaluated between the weights
-before and after (WiSE-FT) on the whole validation split. Choices are made with --world dev. After
+before and after (WiSE-FT) on half of the validation split. Choices are made with --world dev. After
 an interruption, give the same command again: finished runs are kept. The result is
-OUTPUT/WORLD/fine_tuning.json with fine_tuning.png; that of the whole grid on the test world is also
-written to projects/GridCLIP/results.
+OUTPUT/WORLD/fine_tuning.json with fine_tuning.png; with all sizes and seeds of the test world it is
+also written to projects/GridCLIP/results.
 """
 
 import argparse
@@ -54,10 +54,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def is_whole_grid(args: argparse.Namespace) -> bool:
-    wanted = (set(RECIPES), set(PICTURES), set(SEEDS))
-    given = (set(args.recipes), set(args.pictures), set(args.seeds))
-    return given == wanted and args.world == "test" and not args.override
+def is_for_results(args: argparse.Namespace) -> bool:
+    """Whether it has all seeds and sizes, on the test world and as the config is."""
+    complete = (set(args.pictures), set(args.seeds)) == (set(PICTURES), set(SEEDS))
+    return complete and args.world == "test" and not args.override
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
@@ -141,14 +141,15 @@ def write_summary(args: argparse.Namespace, runs: Sequence[Run]) -> None:
         "device": args.device,
         **made[0],
         "seeds": args.seeds,
+        "recipes_not_run": [name for name in RECIPES if name not in args.recipes],
         "config": runs[0].open_record().identity["config"],
         "recipe_overrides": {name: [kind, *own] for name, (kind, own) in RECIPES.items()},
         "detectors_sha256": {r.seed: records[r.name].identity["detector_sha256"] for r in runs},
         "seconds": {name: round(record.seconds, 1) for name, record in records.items()},
     }
     result = {**summarise(runs), **made_of}
-    whole = [PROJECT / "results"] if is_whole_grid(args) else []
-    for folder in [args.output / args.world, *whole]:
+    results = [PROJECT / "results"] if is_for_results(args) else []
+    for folder in [args.output / args.world, *results]:
         write_json(folder / "fine_tuning.json", result, indent=1)
         plot_fine_tuning(result, folder / "fine_tuning.png")
         print(f"Written: {folder / 'fine_tuning.json'}, its plot beside it")

@@ -65,7 +65,6 @@ def fine_tuning_table(result: dict) -> str:
         for recipe, by_count in result["recipes"].items()
         for count, by_alpha in by_count.items()
         for alpha, cell in by_alpha.items()
-        if alpha in ("0.5", "0.75", "1")
     ]
     values = ", ".join(f"{before[group]['mean']:.1f} of {group} names" for group in groups)
     return "\n".join(

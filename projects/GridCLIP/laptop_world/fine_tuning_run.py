@@ -24,7 +24,7 @@ from laptop_world.fine_tuning_data import groups, write_pictures
 from laptop_world.record import TaskRecord
 
 GROUPS = ("new", "old", "unseen", "other")
-ALPHAS = (0.25, 0.5, 0.75, 1.0)
+ALPHAS = (0.25, 0.5, 1.0)
 
 _NOT_ALIGNED = ("clip.image_embeddings=null", "model.image_alignment=null")
 # By recipe: what the annotation says of old names, and overrides.

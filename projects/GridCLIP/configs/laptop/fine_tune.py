@@ -19,6 +19,9 @@ clip.image_embeddings = "${train.output_dir}/image_embeddings"
 # In so few pictures only names that are known to be absent are negatives.
 model.federated_weights = None
 
+# Half of the pictures: every run is evaluated at several alphas.
+dataloader.test.dataset.count = 500
+
 optimizer.lr = 3e-4
 lr_multiplier.warmup_length = 0.1
 train.update(
