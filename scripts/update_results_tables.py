@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.tables import (
+    first_steps_table,
     model_zoo_table,
     overfit_table,
     own_data_table,
     speed_table,
     teacher_passes_table,
 )
+from laptop_world.fine_tuning_report import fine_tuning_table
 from laptop_world.tables import (
     laptop_differences_table,
     laptop_runs_note,
@@ -35,6 +37,8 @@ SECTIONS = {
         "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
         "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),
     },
+    "training": {"first_steps_h100.json": first_steps_table},
+    "fine-tuning": {"fine_tuning.json": fine_tuning_table},
     "own-data": {"own_data_bccd.json": own_data_table},
     "speed": {
         "speed_cpu.json": speed_table,

@@ -23,7 +23,9 @@ def test_pages_show_what_the_result_files_hold(name):
 def test_pictures_of_the_tables_are_found_from_docs(name):
     page, text = update(name, PROJECT / "results")
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert (links or name == "own-data") and all((page.parent / link).is_file() for link in links)
+    assert (links or name in ("own-data", "training")) and all(
+        (page.parent / link).is_file() for link in links
+    )
 
 
 def test_result_files_of_commits_are_whole():

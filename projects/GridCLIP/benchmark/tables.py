@@ -7,9 +7,10 @@ from . import report
 
 def origin(record: dict) -> str:
     """One line with the commit and the versions that repeat a measurement."""
-    versions = record["versions"]
+    versions, commit = record["versions"], record["commit"]
+    changed = " with changes" if commit.endswith("-dirty") else ""
     return (
-        f"Commit {record['commit'][:10]}, torch {versions['torch']}, "
+        f"Commit {commit[:10]}{changed}, torch {versions['torch']}, "
         f"detectron2 {versions['detectron2']}, Python {versions['python']}."
     )
 
@@ -94,6 +95,31 @@ def own_data_table(record: dict) -> str:
 
 def _minutes(part: dict) -> str:
     return f"{part['seconds'] / 60:.0f}"
+
+
+def first_steps_table(record: dict) -> str:
+    """The record of benchmark.first_steps, of a GPU."""
+    rows = [
+        f"| {run['precision']} | {run['batch_size']} | {run['seconds_a_step']:.3f} "
+        f"| {run['peak_mib'] / 1024:.1f} | {run['positives'][0]:.0f} "
+        f"| {run['losses']['total_loss'][0]:.2f} | {run['losses']['total_loss'][-1]:.2f} |"
+        for run in record["runs"]
+    ]
+    height, width = record["size"]
+    return "\n".join(
+        [
+            f"{record['environment']['processor']}, {height} x {width}, "
+            f"{record['categories']:,} names, random weights and pictures, the first steps of the "
+            "warm-up:",
+            "",
+            "| precision | batch | seconds a step | peak GiB | positive locations an image "
+            "| first loss | last loss |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            origin(record["environment"]),
+        ]
+    )
 
 
 def model_zoo_table(record: dict) -> str:
