@@ -12,9 +12,8 @@ TITLES = {
     "plain": "plain: new names only",
     "aligned": "with image-level alignment",
     "absent": "alignment, and old names absent",
-    "found": "alignment, and old names where found",
 }
-_STYLES = ("o-", "s-", "D-", "^-")
+_STYLES = ("o-", "s-", "D-")
 
 
 def read_json(path: Path) -> Any:

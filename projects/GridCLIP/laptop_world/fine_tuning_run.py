@@ -1,7 +1,6 @@
 """One fine-tuning of a laptop detector, evaluated at several alphas."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,14 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
 from gridclip.clip_weights import clip_file, sha256_of_file
-from gridclip.data.old_names import add_old_names
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.interpolation import interpolate_weights
 from gridclip.evaluation.results import git_commit, jsonable_config, processor_name, versions
 from gridclip.files import write_json
-from gridclip.predictor import Predictor
 from gridclip.settings import load_config
 from laptop_world.command import locked
 from laptop_world.experiment import config_file
-from laptop_world.fine_tuning_data import groups, write_pictures
+from laptop_world.fine_tuning_data import write_pictures
 from laptop_world.record import TaskRecord
 
 GROUPS = ("new", "old", "unseen", "other")
@@ -32,7 +29,6 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain": ("unknown", _NOT_ALIGNED),
     "aligned": ("unknown", ()),
     "absent": ("absent", ()),
-    "found": ("found", ()),
 }
 
 
@@ -105,8 +101,6 @@ def _before(run: Run) -> dict[str, dict[str, float]]:
 def _fine_tune(run: Run) -> dict[str, dict[str, float]]:
     cfg, folder, by_alpha = run.config(), Path(run.folder), {}
     write_pictures(run.world, run.seed, run.pictures, folder / "pictures")
-    if cfg.data.train.json.endswith("found.json"):
-        _write_found(run, cfg, folder / "pictures")
     do_train(cfg)
     after, mixed = folder / "model_final.pth", folder / "mixed.pth"
     for alpha in ALPHAS:
@@ -117,17 +111,6 @@ def _fine_tune(run: Run) -> dict[str, dict[str, float]]:
     for weights in folder.glob("*.pth"):
         weights.unlink()
     return by_alpha
-
-
-def _write_found(run: Run, cfg: DictConfig, folder: Path) -> None:
-    """Write ``found.json``: of old names what is found before. Unseen are not looked for."""
-    names = groups(run.world)["old"]
-    detector = Predictor(cfg, vocabulary=names, device=cfg.train.device)
-    dataset = json.loads((folder / "unknown.json").read_text(encoding="utf-8"))
-    write_json(
-        folder / "found.json",
-        add_old_names(dataset, names, lambda image: detector(folder / image["file_name"])),
-    )
 
 
 def _by_group(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
     projects/GridCLIP/train_net.py --config-file projects/GridCLIP/configs/custom/fine_tune.py \\
         train.init_checkpoint=before/model_final.pth \\
-        data.train.json=with_old.json data.train.images=pictures \\
+        data.train.json=train.json data.train.images=pictures \\
         data.val.json=val.json data.val.images=pictures train.output_dir=output/fine_tuned
 
-scripts/add_old_names.py writes with_old.json. Image-level alignment stays on: it keeps the backbone
-in CLIP's space.
+Image-level alignment stays on: it keeps the backbone in CLIP's space. Then
+scripts/interpolate_weights.py goes back a part of the way.
 """
 
 from .gridclip_r50 import clip, data, dataloader, lr_multiplier, model, optimizer, train
