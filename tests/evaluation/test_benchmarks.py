@@ -120,7 +120,7 @@ def test_benchmarks_change_nothing_of_the_detector(path):
     allowed = {
         *("data.val.dataset", "data.val.json", "data.val.images", "data.val.only"),
         *("data.val.novel", "clip.names", "clip.text_embeddings", "train.output_dir"),
-        *("model.max_detections_per_image", "model.test_score_thresh", "dataloader.evaluator.ap"),
+        *("model.max_detections_per_image", "dataloader.evaluator.ap"),
     }
     assert difference(f"benchmarks/{path.name}", "lvis/gridclip_r50_ov_1x.py") <= allowed
 
@@ -129,7 +129,6 @@ def test_fixed_ap_is_minival_with_many_detections():
     assert difference("benchmarks/lvis_minival_fixed_ap.py", "benchmarks/lvis_minival.py") == {
         "dataloader.evaluator.ap",
         "model.max_detections_per_image",
-        "model.test_score_thresh",
         "train.output_dir",
     }
 

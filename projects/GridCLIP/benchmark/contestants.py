@@ -122,9 +122,11 @@ def build_from(cfg: DictConfig, words: TextEmbeddings) -> nn.Module:
 def fcos_like(config: Path) -> nn.Module:
     """detectron2's FCOS, which has a closed set of classes.
 
-    Backbone, neck, towers, number of categories and post-processing are those of a GridCLIP config.
+    Backbone, neck, towers, number of categories and post-processing are those of a GridCLIP config,
+    but for the score threshold: FCOS thresholds all pairs, GridCLIP scores few locations.
     """
     cfg = load_config(config)
+    cfg.model.test_score_thresh = 0.01
     cfg.model._target_ = "benchmark.fcos.fcos_of"
     return build_from(cfg, text_embeddings(cfg))
 

@@ -11,6 +11,9 @@ from gridclip.modeling import CLIPFPN, GridHead, TextClassifier
 _GRIDCLIP_ALONE = {
     "image_alignment",
     "dense_scores",
+    "assignment",
+    "box_loss_weight",
+    "test_topk_locations",
     "grid_alignment_weight",
     "federated_weights",
     "num_sampled_classes",

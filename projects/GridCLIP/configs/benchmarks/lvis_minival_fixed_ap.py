@@ -8,5 +8,5 @@ fewer than 10,000 of a category Fixed AP comes out too low. results.json says bo
 from .lvis_minival import clip, data, dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.evaluator.ap = "fixed"
-model.update(test_score_thresh=0.0, max_detections_per_image=1_000)
+model.max_detections_per_image = 1_000
 train.output_dir = "output/benchmarks/lvis_minival_fixed_ap"
