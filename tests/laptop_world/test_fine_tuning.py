@@ -123,7 +123,10 @@ def test_summary_has_the_changes_of_each_seed(tmp_path):
         **{"mean": 11.5, "n": 2, "values": [10.0, 13.0]},
         "std": pytest.approx(4.5**0.5),
     }
-    rows = fine_tuning_table({**summary, "world": "test"}).splitlines()
+    left_out = {"recipes": ["absent"], "pictures": [30]}
+    table = fine_tuning_table({**summary, "world": "test", "not_run": left_out})
+    assert "Not run: alignment, and old names absent; 30 pictures." in table
+    rows = table.splitlines()
     assert "| plain: new names only | 10 | 0.5 | +11.5 ± 2.1 | +11.5 ± 2.1 | +11.5 ± 2.1 |" in rows
 
 

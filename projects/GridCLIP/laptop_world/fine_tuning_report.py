@@ -70,7 +70,7 @@ def fine_tuning_table(result: dict) -> str:
         [
             f"**Fine-tuning**, the laptop world, {result['world']}: change of box AP, mean ± "
             f"standard deviation over {before['new']['n']} detectors with pictures of their own. "
-            f"Before: AP {values}.",
+            f"Before: AP {values}.{_not_run(result['not_run'])}",
             "",
             "| recipe | pictures | alpha | new | old | unseen |",
             "|---|---|---|---|---|---|",
@@ -79,6 +79,12 @@ def fine_tuning_table(result: dict) -> str:
             "![gain against loss](results/fine_tuning.png)",
         ]
     )
+
+
+def _not_run(left_out: dict) -> str:
+    names = [TITLES[name] for name in left_out["recipes"]]
+    names += [f"{count} pictures" for count in left_out["pictures"]]
+    return f" Not run: {'; '.join(names)}." if names else ""
 
 
 def _change(cell: dict) -> str:
