@@ -48,7 +48,7 @@ def read(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def test_rows_with_all_seeds_are_published_and_the_others_named(
+def test_rows_have_their_first_seeds_and_what_is_missing_is_named(
     make_grid, complete, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
@@ -63,7 +63,8 @@ def test_rows_with_all_seeds_are_published_and_the_others_named(
 
     results = tmp_path / "results"
     world = read(results, "laptop_world")
-    assert list(world) == ["gridclip", "gridclip_4000", "no_dense_scores"]
+    assert list(world) == ["gridclip", "gridclip_4000", "no_dense_scores", "closed_set"]
+    assert world["closed_set"]["AP"] == {"mean": 1, "std": None, "n": 1, "values": [1]}
     assert world["gridclip"]["AP"] == {"mean": 11, "std": 10, "n": 3, "values": [1, 11, 21]}
 
     runs = read(results, "laptop_world_runs")
@@ -80,7 +81,10 @@ def test_rows_with_all_seeds_are_published_and_the_others_named(
     differences = read(results, "laptop_world_differences")
     cell = differences["gridclip - no_dense_scores"]["APf"]
     assert cell["values"] == [0.0] * 3 and cell["excludes_zero"] is False
-    assert set(differences) == {"gridclip - no_dense_scores"}
+    assert set(differences) == {
+        *("gridclip - no_dense_scores", "gridclip - closed_set", "no_dense_scores - closed_set")
+    }
+    assert differences["gridclip - closed_set"]["AP"]["n"] == 1
 
     curve = read(results, "laptop_world_time")["gridclip"]
     assert [(p["steps"], p["n"], p["AP"]) for p in curve["points"]] == [
@@ -91,11 +95,11 @@ def test_rows_with_all_seeds_are_published_and_the_others_named(
     assert {path.suffix for path in results.iterdir()} == {".json", ".png"}
 
     table = laptop_world_table(world)
-    assert "| GridCLIP | 3 | 11.0 ± 10.0 |" in table and "closed set" not in table
+    assert "| GridCLIP | 3 | 11.0 ± 10.0 |" in table and "(closed set) | 1 | 1.0 |" in table
     note = laptop_runs_note(runs)
     assert "ViLD, ViLD-ensemble, " in note
     assert "without grid-level alignment (closed set) (seed 1), " in note
-    assert laptop_differences_table(differences).count("\n| GridCLIP | ") == 1
+    assert laptop_differences_table(differences).count("\n| GridCLIP | ") == 2
 
 
 def test_what_comes_before_a_training_counts(make_grid, complete, tmp_path, monkeypatch):

@@ -73,14 +73,19 @@ def _mean_ap(metrics: dict) -> float:
 
 
 def differences(summary: Summary, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, dict]]:
-    """By "A - B" and metric what :func:`paired_difference` returns, in points of AP. A metric for
-    which a run has no value is left out."""
+    """By "A - B" and metric what :func:`paired_difference` returns, in points of AP, of the seeds
+    that both have: the first ones. A metric for which a run has no value is left out."""
     found: dict[str, dict[str, dict]] = {}
     for a, b in pairs:
         cells = {name: (summary[a].get(name), summary[b].get(name)) for name in METRICS}
         found[f"{a} - {b}"] = {
-            name: paired_difference(ours["values"], theirs["values"])
+            name: paired_difference(*_common(ours["values"], theirs["values"]))
             for name, (ours, theirs) in cells.items()
             if ours and theirs and None not in (ours["mean"], theirs["mean"])
         }
     return found
+
+
+def _common(a: Sequence[float], b: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    n = min(len(a), len(b))
+    return a[:n], b[:n]

@@ -1,6 +1,7 @@
 """What the complete runs of the experiment have found, as files of results."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from gridclip.evaluation import read_results
@@ -60,20 +61,25 @@ def missing_seeds(
 def write_rows(
     grid: Grid, records: Records, variants: Iterable[str], seeds: Sequence[int], folder: Path
 ) -> dict[str, list[int]]:
-    """Write laptop_world.json, its differences, runs and plot: the variants of which the runs of
-    all seeds are complete. Nothing is written if there is none.
+    """Write laptop_world.json, its differences, runs and plot. A row has the first seeds, up to one
+    whose run is not complete, so that values at the same place are of the same seed. Nothing is
+    written if there is no row.
 
     Returns:
         What :func:`missing_seeds` returns.
     """
     not_run = missing_seeds(records, variants, seeds)
-    rows = [variant for variant in variants if variant not in not_run]
+    rows = {
+        variant: list(takewhile(lambda run: run in records, [Run(variant, s) for s in seeds]))
+        for variant in variants
+    }
+    rows = {variant: found for variant, found in rows.items() if found}
     if not rows:
         return not_run
     summary = summarise(
-        {row: [records[Run(row, seed)]["metrics"]["bbox"] for seed in seeds] for row in rows}
+        {row: [records[run]["metrics"]["bbox"] for run in found] for row, found in rows.items()}
     )
-    runs = [Run(row, seed) for row in rows for seed in seeds]
+    runs = [run for found in rows.values() for run in found]
     write_json(folder / "laptop_world.json", summary, indent=1)
     pairs = differences(summary, compared_pairs(summary))
     write_json(folder / "laptop_world_differences.json", pairs, indent=1)
