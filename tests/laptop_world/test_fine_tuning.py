@@ -124,7 +124,7 @@ def test_summary_has_the_changes_of_each_seed(tmp_path):
         "std": pytest.approx(4.5**0.5),
     }
     left_out = {"recipes": ["absent"], "pictures": [30]}
-    table = fine_tuning_table({**summary, "world": "test", "not_run": left_out})
+    table = fine_tuning_table({**summary, "world": "test", "processor": "P", "not_run": left_out})
     assert "Not run: alignment, and old names absent; 30 pictures." in table
     rows = table.splitlines()
     assert "| plain: new names only | 10 | 0.5 | +11.5 ± 2.1 | +11.5 ± 2.1 | +11.5 ± 2.1 |" in rows

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
 
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from laptop_world.experiment import PROJECT
 from laptop_world.fine_tuning_report import plot_fine_tuning, read_json
 from laptop_world.fine_tuning_run import ALPHAS, GROUPS, RECIPES, Run, do_run
 from laptop_world.record import ChangedError
+from laptop_world.summary import statistics_of_seeds
 
 SEEDS, PICTURES = (0, 1, 2, 3, 4), (10, 30, 100)
 
@@ -107,7 +107,9 @@ def summarise(runs: Sequence[Run]) -> dict:
     """By recipe, number of pictures and alpha, the AP of each group and its change: "mean", "std"
     (None for one seed), "n" and "values", a value a seed."""
     before = {r.seed: read_json(r.outcome)["ap"]["0"] for r in runs if r.recipe == "before"}
-    summary: dict = {"before": {g: _statistics([b[g] for b in before.values()]) for g in GROUPS}}
+    summary: dict = {
+        "before": {g: statistics_of_seeds([b[g] for b in before.values()]) for g in GROUPS}
+    }
     cells: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         if run.recipe != "before":
@@ -120,14 +122,9 @@ def summarise(runs: Sequence[Run]) -> dict:
             for group in GROUPS:
                 after = [found[alpha][group] for found in by_seed.values()]
                 changes = [found[alpha][group] - before[s][group] for s, found in by_seed.items()]
-                cell[group] = _statistics(after)
-                cell[f"{group}_change"] = _statistics(changes)
+                cell[group] = statistics_of_seeds(after)
+                cell[f"{group}_change"] = statistics_of_seeds(changes)
     return {**summary, "recipes": {name: recipes[name] for name in RECIPES if name in recipes}}
-
-
-def _statistics(values: list[float]) -> dict:
-    std = stdev(values) if len(values) > 1 else None
-    return {"mean": mean(values), "std": std, "n": len(values), "values": values}
 
 
 def write_summary(args: argparse.Namespace, runs: Sequence[Run]) -> None:

@@ -69,8 +69,8 @@ def fine_tuning_table(result: dict) -> str:
     return "\n".join(
         [
             f"**Fine-tuning**, the laptop world, {result['world']}: change of box AP, mean ± "
-            f"standard deviation over {before['new']['n']} detectors with pictures of their own. "
-            f"Before: AP {values}.{_not_run(result['not_run'])}",
+            f"standard deviation over {before['new']['n']} detectors with pictures of their own, "
+            f"on {result['processor']}. Before: AP {values}.{_not_run(result['not_run'])}",
             "",
             "| recipe | pictures | alpha | new | old | unseen |",
             "|---|---|---|---|---|---|",

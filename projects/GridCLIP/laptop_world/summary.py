@@ -35,7 +35,7 @@ def summarise(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Summary:
         names = _metric_names(metrics[0])
         if any(_metric_names(other) != names for other in metrics):
             raise ValueError(f"The runs of {variant} have different metrics.")
-        summary[variant] = {name: _statistics([m[name] for m in metrics]) for name in names}
+        summary[variant] = {name: statistics_of_seeds([m[name] for m in metrics]) for name in names}
     return summary
 
 
@@ -44,7 +44,8 @@ def _metric_names(metrics: Mapping[str, float]) -> list[str]:
     return [*(name for name in METRICS if name in metrics), *axes]
 
 
-def _statistics(values: list[float]) -> dict:
+def statistics_of_seeds(values: list[float]) -> dict:
+    """ "mean", "std" (None for one seed), "n" and "values", None in place of nan."""
     shown = [None if math.isnan(value) else value for value in values]
     if None in shown:
         return {"mean": None, "std": None, "n": len(values), "values": shown}

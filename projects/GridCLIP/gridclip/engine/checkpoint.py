@@ -89,9 +89,18 @@ def _check_fit(weights: dict[str, Tensor], needed: dict[str, Tensor], mistaken: 
         {k: tuple(v.shape) for k, v in x.items() if not k.endswith(_INCIDENTAL)}
         for x in (weights, needed)
     )
-    if differing := [key for key in expected | found if found.get(key) != expected.get(key)]:
-        has, needs = (x.get(differing[0], "nothing") for x in (found, expected))
+    if differing := difference(expected, found):
+        count, key, needs, has = differing
         raise ValueError(
-            f"{mistaken}: {len(differing)} of the tensors differ; for {differing[0]} it has {has}, "
-            f"not {needs}. Give other weights, or the config that these were trained with."
+            f"{mistaken}: {count} of the tensors differ; for {key} it has {has}, not {needs}. Give "
+            "other weights, or the config that these were trained with."
         )
+
+
+def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[int, str, Any, Any] | None:
+    """How many keys of two dicts differ, the first of them, and what each has there, which may be
+    "nothing"; None if the dicts are equal."""
+    keys = [key for key in a | b if a.get(key) != b.get(key)]
+    if not keys:
+        return None
+    return len(keys), keys[0], a.get(keys[0], "nothing"), b.get(keys[0], "nothing")

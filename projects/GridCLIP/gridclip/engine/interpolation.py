@@ -10,6 +10,8 @@ from torch import Tensor
 from gridclip import clip_weights
 from gridclip.files import replacing
 
+from .checkpoint import difference
+
 _PARTS = ("model", "ema")
 
 
@@ -29,9 +31,10 @@ def interpolate_weights(before: Path, after: Path, alpha: float, output: Path) -
         raise ValueError(f"alpha is {alpha}: it goes from 0, before, to 1, after.")
     first, second = (_parts(clip_weights.clip_file(path)) for path in (before, after))
     _check_same(first, second, before, after)
-    mixed: dict[str, dict[str, Tensor]] = {part: {} for part in first}
-    for (part, name), tensor in _flat(first).items():
-        mixed[part][name] = _between(tensor, second[part][name], alpha)
+    mixed = {
+        part: {name: _between(x, second[part][name], alpha) for name, x in tensors.items()}
+        for part, tensors in first.items()
+    }
     with replacing(output) as partial:
         torch.save(mixed, partial)
 
@@ -50,20 +53,16 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
     return {p: clip_weights.bare_state_dict(loaded[p], path) for p in _PARTS if p in loaded}
 
 
-def _flat(parts: dict[str, dict[str, Tensor]]) -> dict[tuple[str, str], Tensor]:
-    return {(part, name): t for part, tensors in parts.items() for name, t in tensors.items()}
-
-
 def _check_same(first: dict, second: dict, before: Path, after: Path) -> None:
     """Raise ValueError with the first difference."""
     a, b = (
-        {key: f"{tuple(t.shape)} {t.dtype}" for key, t in _flat(parts).items()}
-        for parts in (first, second)
+        {f"{part}.{k}": f"{tuple(t.shape)} {t.dtype}" for part in x for k, t in x[part].items()}
+        for x in (first, second)
     )
-    if differing := [key for key in a | b if a.get(key) != b.get(key)]:
-        has, other = (x.get(differing[0], "nothing") for x in (a, b))
+    if differing := difference(a, b):
+        count, key, has, other = differing
         raise ValueError(
-            f"{before} and {after} are not of one model: {len(differing)} of the tensors differ; "
-            f"for {'.'.join(differing[0])} the first has {has}, the second {other}. Give a "
-            "detector's weights, and the weights of a fine-tuning that started from them."
+            f"{before} and {after} are not of one model: {count} of the tensors differ; for {key} "
+            f"the first has {has}, the second {other}. Give a detector's weights, and the weights "
+            "of a fine-tuning that started from them."
         )

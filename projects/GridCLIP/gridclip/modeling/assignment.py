@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou, pairwise_point_box_distance
+from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
@@ -102,7 +103,7 @@ class TaskAlignedAssignment:
 
     At first predictions say nothing. So FCOS's matching starts the training, with q = IoU.
 
-    The sum of q over an average rank divides classification and box loss.
+    The sum of q over all ranks, shared equally by them, divides classification and box loss.
 
     Attributes:
         topk: positives of an object, at most.
@@ -122,7 +123,11 @@ class TaskAlignedAssignment:
         background = detector.num_classes
         if get_event_storage().iter < self.initial_steps:
             labels, matched = map(torch.stack, detector.label_anchors(anchors, gt_instances))
-            scores = quality = _overlaps(boxes, matched) * (labels != background)
+            overlaps = matched_pairwise_iou(
+                Boxes(boxes.flatten(0, 1)), Boxes(matched.flatten(0, 1))
+            )
+            # Of empty boxes, which background may have, the IoU is NaN.
+            scores = quality = overlaps.view_as(labels).where(labels != background, 0.0)
         else:
             centers = Boxes.cat(anchors).get_centers()
             images = [
@@ -169,7 +174,8 @@ class TaskAlignedAssignment:
         alignment = (
             probabilities[:, columns].T ** self.classification_power * overlaps**self.iou_power
         )
-        alignment = alignment * _inside(centers, gt.gt_boxes.tensor)
+        distances = pairwise_point_box_distance(centers, gt.gt_boxes)  # (R, M, 4)
+        alignment = alignment * (distances.amin(dim=2).T > 0)
         best, places = alignment.topk(min(self.topk, alignment.shape[1]), dim=1)
         chosen = torch.zeros_like(alignment, dtype=torch.bool)
         chosen.scatter_(1, places, best > 0)
@@ -182,21 +188,6 @@ class TaskAlignedAssignment:
         scores = own * (largest_overlap / most_aligned.clamp(min=1e-12))[owner] * positive
         labels = gt.gt_classes[owner].where(positive, background)
         return labels, gt.gt_boxes.tensor[owner], scores, overlap.clamp(min=0)
-
-
-def _inside(centers: Tensor, boxes: Tensor) -> Tensor:
-    """Whether locations (R, 2) lie inside boxes (M, 4), not on their border: (M, R) bool."""
-    low = centers > boxes[:, None, :2]
-    high = centers < boxes[:, None, 2:]
-    return (low & high).all(dim=-1)
-
-
-def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) with the others at the same place: (...)."""
-    sizes = (boxes.minimum(others)[..., 2:] - boxes.maximum(others)[..., :2]).clamp(min=0)
-    common = sizes.prod(dim=-1)
-    areas = sum((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (boxes, others))
-    return common / (areas - common).clamp(min=1e-6)
 
 
 def _share_of_ranks(value: Tensor) -> Tensor:

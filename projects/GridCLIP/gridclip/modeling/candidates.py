@@ -12,6 +12,11 @@ from .text_classifier import FoldedClassifier
 CHUNK = {"cpu": 384, "cuda": 4096}
 
 
+def head_scores(logits: Tensor, quality: Tensor) -> Tensor:
+    """As in detectron2's FCOS: (R, C), of logits (R, C) and (R, 1)."""
+    return (logits.sigmoid() * quality.sigmoid()).sqrt()
+
+
 def best_locations(
     classifier: FoldedClassifier,
     grid_features: Tensor,
@@ -36,7 +41,7 @@ def best_locations(
     """
     chunks = grid_features.split(CHUNK[grid_features.device.type])
     logits = torch.cat([classifier.best(chunk) for chunk in chunks])
-    scores = (logits.sigmoid() * quality.sigmoid()).sqrt().squeeze(1)
+    scores = head_scores(logits, quality).squeeze(1)
     if dense is not None:
         scores = dense.bound(scores, centers)
     return scores.topk(min(num_locations, len(scores))).indices

@@ -81,12 +81,13 @@ class DenseMap:
             stride: pixels of a cell.
         """
         self.probabilities, self.weights, self.stride = probabilities, weights, stride
+        self._best = probabilities.amax(dim=2, keepdim=True)  # once for all levels
 
     def at(self, centers: Tensor, maps: Tensor | None = None) -> Tensor:
         """p (K, C) at ``centers`` (K, 2), x and y in pixels; of other ``maps`` (H, W, ...) too."""
         maps = self.probabilities if maps is None else maps
-        cells, fractions = self._neighbours(centers)
-        return F.embedding_bag(cells, maps.flatten(0, 1), mode="sum", per_sample_weights=fractions)
+        cells, shares = self._neighbours(centers)
+        return F.embedding_bag(cells, maps.flatten(0, 1), mode="sum", per_sample_weights=shares)
 
     def combine(self, scores: Tensor, centers: Tensor) -> Tensor:
         """
@@ -102,7 +103,7 @@ class DenseMap:
         Args:
             scores, centers: (K,) and (K, 2).
         """
-        p = self.at(centers, self.probabilities.amax(dim=2, keepdim=True)).squeeze(1)
+        p = self.at(centers, self._best).squeeze(1)
         return combine(scores, p, self.weights.min()).maximum(
             combine(scores, p, self.weights.max())
         )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gridclip.text import TextEmbeddings
 
 from .assignment import Assignment, TaskAlignedAssignment
-from .candidates import best_locations, best_pairs
+from .candidates import best_locations, best_pairs, head_scores
 from .dense_scores import DenseMap, DenseScores
 from .federated_loss import federated_classes, sample_classes
 from .image_alignment import ImageAlignment, Maps
@@ -296,8 +296,7 @@ class GridCLIP(FCOS):
         places = best_locations(
             classifier, grid_features, quality, self.test_topk_locations, dense, centers
         )
-        logits = classifier(grid_features[places])
-        scores = (logits.sigmoid() * quality[places].sigmoid()).sqrt()
+        scores = head_scores(classifier(grid_features[places]), quality[places])
         if dense is not None:
             scores = dense.combine(scores, centers[places])
         scores, rows, classes = best_pairs(
