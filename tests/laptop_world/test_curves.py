@@ -7,7 +7,7 @@ from laptop_world.curves import curve_point, plot_curves, training_seconds
 
 
 def write_metrics(folder, times):
-    lines = [{"iteration": i, "time": t} for i, t in times]
+    lines = [{"iteration": i, "time": 2 * t, "cpu_time": t} for i, t in times]
     text = "\n".join(json.dumps(line) for line in [*lines, {"iteration": 39, "bbox/AP": 1.0}])
     (folder / "metrics.json").write_text(text)
 
@@ -15,13 +15,14 @@ def write_metrics(folder, times):
 def test_seconds_of_steps_that_were_repeated_count_once(tmp_path):
     """A run killed after step 39 that went on from step 20."""
     write_metrics(tmp_path, [(19, 1.0), (39, 9.0), (39, 2.0), (59, 3.0)])
-    assert training_seconds(tmp_path, 60) == 120.0
+    assert training_seconds(tmp_path, 60, "cpu") == 120.0
+    assert training_seconds(tmp_path, 60, "cuda") == 240.0
 
 
 def test_no_times_is_an_error(tmp_path):
     write_metrics(tmp_path, [])
     with pytest.raises(ValueError, match="metrics.json"):
-        training_seconds(tmp_path, 60)
+        training_seconds(tmp_path, 60, "cpu")
 
 
 def test_point_is_the_mean_over_runs():

@@ -17,8 +17,9 @@ _STYLES = ("o-", "s-", "D-", "^-", "v-")
 Curves = dict[str, dict]
 
 
-def training_seconds(folder: str | os.PathLike, iterations: int) -> float:
-    """What the steps of a run took, data loading included, by the times in its metrics.json.
+def training_seconds(folder: str | os.PathLike, iterations: int, device: str) -> float:
+    """What the steps of a run took, data loading included, by the times in its metrics.json: on a
+    CPU the processor's time, which other runs on the machine do not stretch, else the clock's.
 
     Neither start and evaluation count nor steps that a kill made a run take twice.
 
@@ -26,7 +27,8 @@ def training_seconds(folder: str | os.PathLike, iterations: int) -> float:
         ValueError: the file has no times.
     """
     lines = (Path(folder) / "metrics.json").read_text(encoding="utf-8").splitlines()
-    logged = {line["iteration"]: line["time"] for line in map(json.loads, lines) if "time" in line}
+    key = "cpu_time" if device == "cpu" else "time"
+    logged = {line["iteration"]: line[key] for line in map(json.loads, lines) if key in line}
     if not logged:
         raise ValueError(f"{folder}/metrics.json has no times of steps: the run was too short.")
     return mean(logged.values()) * iterations

@@ -161,7 +161,10 @@ def _curve(grid: Grid, records: Records, curve: str) -> dict:
         "points": [
             curve_point(
                 [records[run]["metrics"]["bbox"] for run in runs],
-                [training_seconds(grid.folder / run.training.folder, steps) for run in runs],
+                [
+                    training_seconds(grid.folder / run.training.folder, steps, first["device"])
+                    for run in runs
+                ],
                 steps,
             )
             for steps, runs in sorted(lengths.items())

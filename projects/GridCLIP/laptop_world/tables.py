@@ -119,7 +119,7 @@ def laptop_time_table(curves: dict) -> str:
     ]
     curve = next(iter(curves.values()))
     if curve["device"] == "cpu":
-        minutes = f"Minutes are those of one core ({curve['processor']}); the others had runs, too."
+        minutes = f"Minutes are the processor time of one core ({curve['processor']})."
     else:
         minutes = (
             f"Minutes are those of a machine with {curve['processor']}, which runs may have "

@@ -31,6 +31,7 @@ from .prepare import (
     prepare_embeddings,
     prepare_text_embeddings,
 )
+from .process_time import ProcessTimer
 from .resume import ResumableBestCheckpointer, SeedStepHook
 from .schedule import complete_schedule
 
@@ -269,7 +270,7 @@ def _build_hooks(
         )
 
     scheduler = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))
-    built = [hooks.IterationTimer(), SeedStepHook(train.seed), scheduler]
+    built = [hooks.IterationTimer(), ProcessTimer(), SeedStepHook(train.seed), scheduler]
     if averaged is not None:
         built.append(hooks.CallbackHook(after_step=lambda _: averaged.update_parameters(model)))
     evaluation = hooks.EvalHook(train.eval_period, evaluate)
