@@ -16,7 +16,7 @@ ifeq ($(filter index source,$(DETECTRON2)),)
 $(error DETECTRON2=$(DETECTRON2): choose index or source)
 endif
 
-REQUIREMENTS := requirements.txt requirements-laptop.txt requirements-dev.txt \
+REQUIREMENTS := requirements.txt requirements-laptop.txt requirements-app.txt requirements-dev.txt \
   requirements-no-deps.txt constraints.txt
 STAMP := $(VENV)/.ready-$(DETECTRON2)
 
@@ -85,7 +85,7 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml Makefile | $(PY)
 	$(PIP) install --upgrade -c $(CONSTRAINTS) pip 'setuptools<81' wheel
 	$(PIP) install --no-warn-conflicts -c $(CONSTRAINTS) -r requirements.txt -r requirements-dev.txt \
 	  || { echo "If $(CONSTRAINTS) does not fit this platform: make env CONSTRAINTS=/dev/null" >&2; exit 1; }
-	$(PIP) uninstall --yes lvis detectron2 sal-detectron2
+	$(PIP) uninstall --yes lvis detectron2 sal-detectron2 trackers
 	grep $(if $(filter source,$(DETECTRON2)),-v '^sal-detectron2',.) requirements-no-deps.txt \
 	  | $(PIP) install --no-deps --require-hashes --only-binary=:all: \
 	    --python-version 3.10 --implementation cp --abi none --platform any \

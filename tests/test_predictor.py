@@ -242,14 +242,98 @@ def test_a_call_keeps_the_vocabulary_it_began_with(predictor, pictures, folder):
 
 
 def test_a_vocabulary_shares_the_weights_with_the_one_before(predictor, picture):
-    before, found = predictor.model, predictor(picture)
+    before = predictor.model
     predictor.set_vocabulary(["red shoe"])
     assert predictor.model is not before and len(before.classifier.names) == len(TRAINED)
     assert predictor.model.backbone is before.backbone and predictor.model.head is before.head
     assert predictor.model.classifier.bias is before.classifier.bias
     assert predictor.model.forward.__self__ is predictor.model
-    predictor.model = before
+
+
+def test_limits_of_a_call_share_the_weights(predictor, picture):
+    found = predictor(picture)
+    strict = dict(threshold=float(found.scores[5]), nms=0.1, max_detections=4)
+    few = predictor(picture, **strict)
+    assert len(few) <= 4 and (few.scores >= strict["threshold"]).all()
     assert same(predictor(picture), found)
+    (view,) = predictor._state.views.values()
+    own = {id(tensor) for tensor in (*predictor.model.parameters(), *predictor.model.buffers())}
+    assert {id(tensor) for tensor in (*view.parameters(), *view.buffers())} == own
+    assert view.classifier.vocabulary is predictor.model.classifier.vocabulary
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"threshold": 30}, "threshold is 30: take a number from 0 to 1"),
+        ({"nms": float("nan")}, "nms is nan"),
+        ({"max_detections": 0}, "max_detections is 0: take at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_limits_out_of_range_are_refused_by_the_call(predictor, picture, option, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(picture, **option)
+    with pytest.raises(ValueError, match=message):
+        predictor.stream([], **option)
+
+
+def test_a_limit_equals_the_same_setting(cfg, weights, predictor, picture):
+    cfg.model.update(test_score_thresh=0.2, test_nms_thresh=0.3, max_detections_per_image=7)
+    expected = Predictor(cfg, weights)(picture)
+    assert same(predictor(picture, threshold=0.2, nms=0.3, max_detections=7), expected)
+
+
+def test_lists_folders_and_generators(predictor, pictures, tmp_path):
+    expected = [predictor(picture) for picture in pictures]
+    for i, picture in enumerate(pictures):
+        Image.fromarray(np.asarray(picture)).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    for several in (pictures, (p for p in pictures), tmp_path, str(tmp_path)):
+        found = predictor(several)
+        assert len(found) == len(pictures) and all(map(same, found, expected))
+    assert [p.source for p in predictor(tmp_path)] == [
+        str(tmp_path / f"{i}.png") for i in range(len(pictures))
+    ]
+    assert predictor([]) == []
+
+
+def test_a_stream_reads_no_more_than_a_batch_ahead(predictor, picture):
+    taken = []
+
+    def pictures():
+        for i in range(10):
+            taken.append(i)
+            yield picture
+
+    stream = predictor.stream(pictures(), batch_size=2)
+    assert not taken
+    next(stream)
+    assert taken == [0, 1]
+
+
+def test_errors_of_a_stream_go_to_the_caller(predictor, picture, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    given = [picture, tmp_path / "broken.png", picture, tmp_path / "absent.png"]
+    failed = {}
+    stream = predictor.stream(given, batch_size=2, on_error=failed.__setitem__)
+    expected = predictor(picture)
+    assert [same(found, expected) for found in stream] == [True, True]
+    assert isinstance(failed[given[1]], ValueError)
+    assert isinstance(failed[given[3]], FileNotFoundError)
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        predictor(given)
+
+
+def test_a_batch_of_one_size_equals_its_pictures(predictor, picture):
+    pictures = [picture, *(picture.transpose(way) for way in (0, 1, 3))]
+    expected = [predictor(picture) for picture in pictures]
+    for found, one in zip(predictor(pictures, batch_size=8), expected, strict=True):
+        assert torch.equal(found.pred_classes, one.pred_classes)
+        torch.testing.assert_close(found.scores, one.scores, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            found.pred_boxes.tensor, one.pred_boxes.tensor, rtol=1e-5, atol=1e-3
+        )
 
 
 def random_embeddings(names, dim, sha256=""):
@@ -406,7 +490,7 @@ def test_what_is_no_picture_is_named(predictor, picture, tmp_path):
     (tmp_path / "text.jpg").write_text("not a picture")
     picture.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
-    for name in ("text.jpg", "cut.jpg", "."):
+    for name in ("text.jpg", "cut.jpg"):
         with pytest.raises(ValueError, match=f"{tmp_path / name} can't be read as a picture"):
             predictor(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No picture at .*none.jpg"):

@@ -9,7 +9,6 @@ scores, and boxes as [x0, y0, x1, y1] in pixels. The default vocabulary is that 
 """
 
 import argparse
-import glob
 import re
 import sys
 import time
@@ -17,40 +16,16 @@ from collections.abc import Sequence
 from os.path import isfile
 from pathlib import Path
 
-from detectron2.structures import Instances
-from torchvision.datasets.folder import is_image_file
 from tqdm import tqdm
 
 from gridclip.files import replacing, write_json
-from gridclip.pictures import read_picture
+from gridclip.pictures import find_pictures, read_picture
+from gridclip.prediction import shorten
 from gridclip.predictor import Predictor
 from gridclip.text.names import DATASETS
 
-_LISTED = 3  # detections of a picture, and names of a file, that are printed
 # "coco.nmes", "names/mine", "~/my names": but neither "No. 5 bolt" nor "w/o lid".
 _LIKE_A_FILE = re.compile(r"(~|\.{0,2})/.*|\S+/\S*|\S+\.[A-Za-z]\w*")
-
-
-def find_pictures(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and glob patterns name, each once.
-
-    A path that does not exist is kept: it is reported like other unreadable files.
-
-    Raises:
-        ValueError: a folder holds no pictures.
-    """
-    found = []
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            pictures = sorted(p for p in path.iterdir() if is_image_file(p.name))
-            if not pictures:
-                raise ValueError(f"There are no pictures in {path}.")
-            found += pictures
-        else:
-            matches = [] if path.exists() else sorted(glob.glob(given, recursive=True))
-            found += [Path(match) for match in matches] or [path]
-    return list(dict.fromkeys(found))
 
 
 def check_outputs(pictures: Sequence[Path], output_dir: Path) -> None:
@@ -92,15 +67,14 @@ def detect(predictor: Predictor, path: Path, args: argparse.Namespace) -> str:
     """
     image = read_picture(path)
     start = time.perf_counter()
-    instances = predictor(image)
+    found = predictor(image, threshold=args.score_threshold)
     milliseconds = 1000 * (time.perf_counter() - start)
 
-    instances = instances[instances.scores >= args.score_threshold]
-    detections = describe(instances, predictor.names)
-    drawing = predictor.draw(image, instances, args.score_threshold)
+    detections = found.to_dicts()
+    drawing = predictor.draw(image, found, args.score_threshold)
     with replacing(args.output / f"{path.stem}.jpg") as partial:
         drawing.save(partial, quality=90)
-    height, width = instances.image_size
+    height, width = found.image_size
     write_json(
         args.output / f"{path.stem}.json",
         {"image": str(path), "width": width, "height": height, "detections": detections},
@@ -109,24 +83,6 @@ def detect(predictor: Predictor, path: Path, args: argparse.Namespace) -> str:
     best = shorten([f"{d['name']} {d['score']:.2f}" for d in detections])
     listed = f" ({best})" if best else ""
     return f"{path}: {len(detections)} detections{listed}, {milliseconds:.0f} ms"
-
-
-def shorten(words: Sequence[str]) -> str:
-    return ", ".join([*words[:_LISTED], *(["..."] if len(words) > _LISTED else [])])
-
-
-def describe(instances: Instances, names: Sequence[str]) -> list[dict]:
-    """Detections as they are written to JSON."""
-    rows = zip(
-        instances.pred_classes.tolist(),
-        instances.scores.tolist(),
-        instances.pred_boxes.tensor.tolist(),
-        strict=True,
-    )
-    return [
-        {"name": names[c], "score": round(score, 4), "box": [round(x, 2) for x in box]}
-        for c, score, box in rows
-    ]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

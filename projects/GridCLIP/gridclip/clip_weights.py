@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,21 @@ def as_clip_checkpoint(tensors: dict[str, Tensor], path: Path) -> CLIPCheckpoint
 def load_clip(
     source: str | os.PathLike, device: str | torch.device = "cpu"
 ) -> tuple[CLIP, CLIPCheckpoint]:
-    """Build the CLIP model that a checkpoint holds: float32, frozen, in evaluation mode.
+    """Build the CLIP model that a checkpoint holds: float32, frozen, in evaluation mode. The
+    tensors of the checkpoint that is returned are the model's.
 
     Raises:
         ValueError: the file holds no text encoder, or its entries do not fit together.
     """
-    checkpoint = read_clip_checkpoint(source)
+    model, checkpoint = build_clip(read_clip_checkpoint(source), source)
+    model.to(device)
+    return model, replace(checkpoint, state_dict=model.state_dict())
+
+
+def build_clip(
+    checkpoint: CLIPCheckpoint, source: str | os.PathLike
+) -> tuple[CLIP, CLIPCheckpoint]:
+    """The model of a checkpoint, on the CPU; the rest as in :func:`load_clip`."""
     state_dict = dict(checkpoint.state_dict)
     state_dict.pop("logit_bias", None)  # open_clip's SigLIP-style bias, not part of clip.model.CLIP
     try:
@@ -113,7 +122,8 @@ def load_clip(
         raise ValueError(
             f"{source} does not hold a whole CLIP model that clip.model.CLIP can take: {error}"
         ) from error
-    return model.to(device).requires_grad_(False).eval(), checkpoint
+    model = model.requires_grad_(False).eval()
+    return model, replace(checkpoint, state_dict=model.state_dict())
 
 
 def resnet_state_dict(checkpoint: CLIPCheckpoint) -> dict[str, Tensor]:

@@ -1,6 +1,10 @@
 """Pictures as the detector takes them: upright, RGB, 8 bits."""
 
+import glob
 import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
@@ -8,6 +12,36 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Those of the files that PIL can open: ".jpg", ".png", ..."""
+    suffixes = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in suffixes.items() if kind in Image.OPEN)
+
+
+def find_pictures(inputs: Sequence[str]) -> list[Path]:
+    """The files that paths, folders and glob patterns name, each once.
+
+    A path that does not exist is kept: it is reported like other unreadable files.
+
+    Raises:
+        ValueError: a folder holds no pictures.
+    """
+    found = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            suffixes = picture_suffixes()
+            pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+            if not pictures:
+                raise ValueError(f"There are no pictures in {path}.")
+            found += pictures
+        else:
+            matches = [] if path.exists() else sorted(glob.glob(given, recursive=True))
+            found += [Path(match) for match in matches] or [path]
+    return list(dict.fromkeys(found))
 
 
 def read_picture(source: Picture) -> np.ndarray:

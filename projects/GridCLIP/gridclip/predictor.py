@@ -1,42 +1,65 @@
-"""A trained detector on single pictures, with any vocabulary."""
+"""A trained detector on any pictures, with any vocabulary."""
 
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from omegaconf import DictConfig
 from PIL import Image
 
 from gridclip.clip_weights import clip_file
-from gridclip.engine.prepare import check_text_embeddings, prepare_text_embeddings
+from gridclip.detector_file import DetectorFile, inference_settings
+from gridclip.engine.prepare import (
+    check_text_embeddings,
+    novel_names,
+    prepare_text_embeddings,
+)
 from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
-from gridclip.pictures import Picture, read_picture
+from gridclip.pictures import Picture, find_pictures, read_picture
+from gridclip.prediction import Names, Prediction
+from gridclip.queries import Queries, QueryEncoder
 from gridclip.settings import load_config
-from gridclip.text import TextEmbeddings, Vocabulary, as_text_embeddings
+from gridclip.text import TextEmbeddings
 
 logger = logging.getLogger("gridclip.predictor")
 
+Pictures = str | os.PathLike | Iterable[Picture]
+
+
+class Limits(NamedTuple):
+    """Which detections are kept; None is the config's value.
+
+    Attributes:
+        threshold: the least score.
+        nms: of two boxes of a category that overlap by more than this IoU the better one is kept.
+        max_detections: of a picture.
+    """
+
+    threshold: float | None = None
+    nms: float | None = None
+    max_detections: int | None = None
+
 
 class Predictor:
-    """Detects the categories of a vocabulary in one picture at a time.
+    """Detects the categories of a vocabulary in pictures.
 
-    Several threads may call one predictor at once. A call works with the vocabulary that was set
+    Several threads may use one predictor at once. A call works with the vocabulary that was set
     when it began.
 
     Attributes:
-        cfg: the config in use.
-        model: the detector, made fast as the config's ``train.inference`` says. A new vocabulary
-            makes a new one, with the same weights.
+        cfg: the config in use; of a predictor from one file, the part that inference needs.
+        queries: CLIP for words and examples, loaded when it is first needed and then kept.
     """
 
     def __init__(
@@ -44,8 +67,8 @@ class Predictor:
         config: str | os.PathLike | DictConfig,
         weights: str | os.PathLike | None = None,
         *,
-        vocabulary: Vocabulary | None = None,
-        overrides: Sequence[str] = (),
+        vocabulary: Queries | None = None,
+        overrides: Iterable[str] = (),
         device: str | torch.device | None = None,
     ):
         """
@@ -64,95 +87,287 @@ class Predictor:
                 fit the weights.
             RuntimeError: the device is not there.
         """
-        self.cfg = load_config(config, overrides)
-        self.cfg.train.device = _choose_device(device, self.cfg.train.device)
+        self.cfg = cfg = load_config(config, tuple(overrides))
+        cfg.train.device = _choose_device(device, cfg.train.device)
+        self.queries = QueryEncoder(cfg.clip.weights, cfg.clip.templates, cfg.train.device)
 
-        weights = os.fspath(self.cfg.train.init_checkpoint if weights is None else weights)
+        weights = os.fspath(cfg.train.init_checkpoint if weights is None else weights)
         clip_file(weights)  # it is there
-        needs_trained = vocabulary is None or _uses_training_vocabulary(self.cfg)
+        needs_trained = vocabulary is None or _uses_training_vocabulary(cfg)
         if needs_trained:
-            _prepare_training_vocabulary(self.cfg)
-        wanted = None if vocabulary is None else self._text_embeddings(vocabulary)
-        model = _build_model(self.cfg, None if needs_trained else wanted)
+            _prepare_training_vocabulary(cfg)
+        wanted = None if vocabulary is None else self._embed(vocabulary)
+        model = _build_model(cfg, None if needs_trained else wanted)
+        base = _base_names(cfg, model.classifier) if needs_trained else None
         if wanted is not None:
             model.set_vocabulary(wanted)  # a closed-set classifier refuses
-        trained = load_weights(self.cfg, model, weights)
-        self.model = build_inference_model(self.cfg, trained)
+        self._use(build_inference_model(cfg, load_weights(cfg, model, weights)), base)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        *,
+        device: str | torch.device | None = None,
+        clip: str | os.PathLike | None = None,
+    ) -> "Predictor":
+        """A predictor from the one file that :meth:`save` wrote: the same detections bit for bit,
+        on the same kind of machine. Nothing in it is run as code.
+
+        Args:
+            path: the ``.safetensors`` file.
+            device: None is CUDA where it is there and the predictor saved was on it, else the CPU.
+            clip: CLIP's weights, for names that the file does not hold. None: those in the file,
+                or where the file says that they lay.
+
+        Raises:
+            FileNotFoundError, ValueError: it is missing, damaged, or of something else.
+            RuntimeError: the device is not there.
+        """
+        file = DetectorFile.read(path)
+        self = cls.__new__(cls)
+        self.cfg = file.cfg
+        self.cfg.train.device = _choose_device(device, self.cfg.train.device)
+        source = file.clip if clip is None and file.clip is not None else clip
+        if source is None:
+            source = self.cfg.clip.weights
+        self.queries = QueryEncoder(source, self.cfg.clip.templates, self.cfg.train.device)
+        model = build_inference_model(self.cfg, _build_model(self.cfg, file.training_vocabulary))
+        file.load_into(model)
+        if file.vocabulary is not None:
+            model.set_vocabulary(file.vocabulary)
+        self._use(model, file.base_names)
+        return self
+
+    def save(self, path: str | os.PathLike, *, with_clip: bool = False) -> None:
+        """Write weights, config and vocabulary to one ``.safetensors`` file.
+
+        Args:
+            path: of the file, which is replaced once all is written.
+            with_clip: CLIP's weights too, so that other names and examples can be embedded where
+                they are not at hand.
+
+        Raises:
+            ValueError: the name does not end in .safetensors, or the config holds something that
+                is not text, a number or a known class.
+        """
+        state = self._state
+        DetectorFile(
+            cfg=inference_settings(self.cfg, state.model.classifier),
+            weights=state.model.state_dict(),
+            training_vocabulary=state.model.classifier.training_vocabulary,
+            vocabulary=state.model.classifier.vocabulary,
+            base_names=state.names.base,
+            clip=self.queries.clip() if with_clip else None,
+        ).write(path)
+
+    def _use(self, model: Detector, base: frozenset[str] | None) -> None:
+        self._state = _State(model, Names(model.classifier.names, base), {})
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
+
+    @property
+    def model(self) -> Detector:
+        """The detector, made fast as the config's ``train.inference`` says. A new vocabulary makes
+        a new one, with the same weights."""
+        return self._state.model
 
     @property
     def names(self) -> tuple[str, ...]:
         """The C categories' names; ``pred_classes`` are indices into them."""
-        return self.model.classifier.names
+        return self._state.names.names
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+    def set_vocabulary(self, vocabulary: Queries) -> None:
         """Detect other categories from now on. On an error the old vocabulary stays whole.
 
         Args:
-            vocabulary: category names, which the config's ``clip.weights`` embed; text embeddings;
-                their ``.safetensors`` file; or what ``gridclip.text.load_categories`` takes: a
-                file of names, "coco", "lvis_v1", ...
+            vocabulary: one of
+
+                * category names;
+                * what ``gridclip.text.load_categories`` takes: a file of names, "coco", ...;
+                * text embeddings, or their ``.safetensors`` file;
+                * by label the words and examples that stand for it, alone or together:
+                  ``{"helmet": ["hard hat", "safety helmet"], "cup": [("desk.jpg", (x0, y0, x1,
+                  y1))]}``, boxes in pixels.
 
         Raises:
-            FileNotFoundError: the vocabulary's file or the CLIP checkpoint is missing.
-            ValueError: no names, one twice, or text embeddings of another CLIP model.
+            FileNotFoundError: the vocabulary's file, a picture or the CLIP checkpoint is missing.
+            ValueError: no names, one twice, text embeddings of another CLIP model, or an example
+                without a picture or an area.
         """
-        text_embeddings = self._text_embeddings(vocabulary)
-        model = _copy_classifier(self.model)  # calls in other threads keep theirs
+        text_embeddings = self._embed(vocabulary)
+        state = self._state
+        model = _copy_classifier(state.model)  # calls in other threads keep theirs
         model.set_vocabulary(text_embeddings)
-        self.model = model
+        self._state = _State(model, Names(model.classifier.names, state.names.base), {})
 
-    def __call__(self, image: Picture) -> Instances:
-        """
+    @overload
+    def __call__(self, pictures: Picture, **options: Any) -> Prediction: ...
+    @overload
+    def __call__(self, pictures: Iterable[Picture], **options: Any) -> list[Prediction]: ...
+    def __call__(self, pictures: Any, **options: Any) -> Prediction | list[Prediction]:
+        """Detect in one picture, or in several.
+
         Args:
-            image: a file, a PIL image, or an (H, W, 3) uint8 RGB array. The first two are turned
-                upright as their EXIF orientation says.
+            pictures: a file, a PIL image, or an (H, W, 3) uint8 RGB array; or a folder, a list or
+                a generator of these. Files and PIL images are turned upright as their EXIF
+                orientation says.
+            options: as in :meth:`stream`.
 
         Returns:
-            On the CPU, best first: ``pred_boxes`` XYXY in pixels of the upright image, ``scores``
-            and ``pred_classes``.
+            Of one picture a :class:`Prediction` on the CPU, best first; of several a list of them.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it is not a picture.
         """
-        picture = read_picture(image)
-        height, width = picture.shape[:2]
-        resized = T.AugInput(picture)
+        is_path = isinstance(pictures, str | os.PathLike)
+        if isinstance(pictures, Image.Image | np.ndarray) or (
+            is_path and not os.path.isdir(pictures)
+        ):
+            return next(self.stream([pictures], **options))
+        return list(self.stream(pictures, **options))
+
+    def stream(
+        self,
+        pictures: Pictures,
+        *,
+        threshold: float | None = None,
+        nms: float | None = None,
+        max_detections: int | None = None,
+        batch_size: int | None = None,
+        on_error: Callable[[Picture, Exception], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Detect in pictures one after the other, however many there are: only those of a batch are
+        in memory.
+
+        Args:
+            pictures: a folder, or files, PIL images or (H, W, 3) uint8 RGB arrays.
+            threshold, nms, max_detections: see :class:`Limits`.
+            batch_size: pictures that the detector gets at once. Smaller ones are padded to the
+                largest of their batch, which changes scores a little. None: 1 on a CPU, where more
+                gain nothing, and 8 on a GPU.
+            on_error: is given what can't be read as a picture, and why, and the others go on. None:
+                the error is raised.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, it is not a picture, or a limit is
+                out of its range.
+        """
+        state, limits = self._state, Limits(threshold, nms, max_detections)
+        _check_limits(limits, batch_size)
+        model = state.limited(limits)
+        if isinstance(pictures, str | os.PathLike):
+            pictures = find_pictures([os.fspath(pictures)])
+        if batch_size is None:
+            batch_size = 1 if self.cfg.train.device == "cpu" else 8
+        # Not a generator itself, so that wrong arguments are refused by the call.
+        return self._stream(iter(pictures), model, state.names, batch_size, on_error)
+
+    def _stream(
+        self,
+        pictures: Iterator[Picture],
+        model: Detector,
+        names: Names,
+        batch_size: int,
+        on_error: Callable[[Picture, Exception], None] | None,
+    ) -> Iterator[Prediction]:
+        while batch := list(islice(pictures, batch_size)):
+            inputs, sources = [], []
+            for picture in batch:
+                try:
+                    inputs.append(self._prepare(picture))
+                except (FileNotFoundError, ValueError) as error:
+                    if on_error is None:
+                        raise
+                    on_error(picture, error)
+                else:
+                    sources.append(_file_name(picture))
+            outputs = model(inputs) if inputs else []
+            for output, source in zip(outputs, sources, strict=True):
+                found = output["instances"].to("cpu")
+                # Clones are ordinary tensors: what inference mode made can't be changed in place.
+                fields = {name: value.clone() for name, value in found.get_fields().items()}
+                yield Prediction(found.image_size, vocabulary=names, source=source, **fields)
+
+    def _prepare(self, picture: Picture) -> dict:
+        """A picture as the detector takes it."""
+        pixels = read_picture(picture)
+        height, width = pixels.shape[:2]
+        resized = T.AugInput(pixels)
         try:
             self.resize(resized)
         except ValueError as error:  # from PIL: one side would have no pixel left
-            raise ValueError(f"A picture of {width} x {height} pixels is too thin.") from error
+            reason = f"A picture of {width} x {height} pixels is too thin."
+            name = _file_name(picture)
+            raise ValueError(f"{name}: {reason}" if name else reason) from error
         tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))).float()
-        inputs = {"image": tensor, "height": height, "width": width}
-        instances = self.model([inputs])[0]["instances"].to("cpu")
-        # Clones are ordinary tensors: what inference mode made can't be changed in place.
-        fields = {name: value.clone() for name, value in instances.get_fields().items()}
-        return Instances(instances.image_size, **fields)
+        return {"image": tensor, "height": height, "width": width}
 
     def draw(
-        self, image: Picture, instances: Instances, score_threshold: float = 0.3
+        self, image: Picture, prediction: Prediction, score_threshold: float = 0.3
     ) -> Image.Image:
-        """Draw the detections of a picture that reach ``score_threshold``, at its size. They must
-        be of the present vocabulary."""
-        instances = instances[instances.scores >= score_threshold]
-        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        labels = [f"{self.names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)]
+        """Draw the detections of a picture that reach ``score_threshold``, at its size."""
+        shown = prediction.above(score_threshold)
+        labels = [f"{n} {s:.2f}" for n, s in zip(shown.names, shown.scores.tolist(), strict=True)]
         colors = colormap(rgb=True, maximum=1)
         visualizer = BoxVisualizer(read_picture(image))
         visualizer.overlay_instances(
-            boxes=instances.pred_boxes,
+            boxes=shown.pred_boxes,
             labels=[label.replace("$", r"\$") for label in labels],  # no formulas
-            assigned_colors=[colors[c % len(colors)] for c in classes],
+            assigned_colors=[colors[c % len(colors)] for c in shown.pred_classes.tolist()],
         )
         return Image.fromarray(visualizer.output.get_image())
 
-    def _text_embeddings(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        clip, device = self.cfg.clip, self.cfg.train.device
-        embedded = as_text_embeddings(vocabulary, clip.weights, clip.templates, device=device)
+    def _embed(self, vocabulary: Queries) -> TextEmbeddings:
+        embedded = self.queries.embed(vocabulary)
         if not len(embedded):
             raise ValueError("The vocabulary is empty: give at least one category.")
-        _check_same_clip(self.cfg, embedded)
+        trained = self._training_vocabulary()
+        if trained is not None:
+            _check_same_clip(embedded, *trained)
         return embedded
+
+    def _training_vocabulary(self) -> tuple[TextEmbeddings, str] | None:
+        """With where it comes from; None if it is not known."""
+        path = Path(self.cfg.model.classifier.text_embeddings or "")
+        if path.is_file():
+            return TextEmbeddings.load(path), f"at {path}"
+        if hasattr(self, "_state"):
+            return self.model.classifier.training_vocabulary, "of the detector"
+        return None
+
+
+class _State(NamedTuple):
+    """What a call works with, all of one vocabulary."""
+
+    model: Detector
+    names: Names
+    views: dict[Limits, Detector]
+
+    def limited(self, limits: Limits) -> Detector:
+        """The model with other limits, its weights shared."""
+        if limits == Limits():
+            return self.model
+        if (view := self.views.get(limits)) is None:
+            view = _copy_classifier(self.model)
+            view.set_limits(**limits._asdict())
+            if len(self.views) > 8:  # a slider has many positions
+                self.views.clear()
+            self.views[limits] = view
+        return view
+
+
+def _file_name(picture: Picture) -> str | None:
+    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else None
+
+
+def _check_limits(limits: Limits, batch_size: int | None) -> None:
+    for name in ("threshold", "nms"):
+        value = getattr(limits, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}: take a number from 0 to 1.")
+    for name, count in (("max_detections", limits.max_detections), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}: take at least 1.")
 
 
 def _prepare_training_vocabulary(cfg: DictConfig) -> None:
@@ -181,6 +396,14 @@ def _uses_training_vocabulary(cfg: DictConfig) -> bool:
     return False
 
 
+def _base_names(cfg: DictConfig, classifier: TextClassifier) -> frozenset[str] | None:
+    """The names that pictures were annotated with in training; None if the config does not tell."""
+    if "novel_classes" in cfg.model.classifier:
+        return classifier.base_names
+    novel = novel_names(cfg)
+    return None if novel is None else frozenset(classifier.names) - novel
+
+
 def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:
     """With the training vocabulary where ``text_embeddings`` is None."""
     model = {**cfg.model}  # a DictConfig can't hold text embeddings
@@ -198,8 +421,10 @@ def _copy_classifier(model: Detector) -> Detector:
         for module in model.modules()
         if not any(isinstance(part, TextClassifier) for part in module.modules())
     }
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, {**shared, **tensors})
+    own = model.classifier
+    constants = [*model.parameters(), *model.buffers(), own.vocabulary, own.training_vocabulary]
+    constants.append(getattr(model, "_folded", None))
+    return copy.deepcopy(model, {**shared, **{id(x): x for x in constants}})
 
 
 def _choose_device(device: str | torch.device | None, configured: str) -> str:
@@ -211,16 +436,14 @@ def _choose_device(device: str | torch.device | None, configured: str) -> str:
     raise RuntimeError(f"No CUDA device is available for device '{chosen}': take 'cpu'.")
 
 
-def _check_same_clip(cfg: DictConfig, vocabulary: TextEmbeddings) -> None:
+def _check_same_clip(vocabulary: TextEmbeddings, trained: TextEmbeddings, where: str) -> None:
     """Embeddings of another CLIP model mean nothing to the detector, even of the same width."""
-    path = Path(cfg.model.classifier.text_embeddings)
-    if not path.is_file():
-        return
-    both = vocabulary, TextEmbeddings.load(path)
-    digests = {x.clip_sha256 for x in both}
+    digests = {x.clip_sha256 for x in (vocabulary, trained)}
     if "" not in digests and len(digests) > 1:
-        own, needed = (f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in both)
+        own, needed = (
+            f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in (vocabulary, trained)
+        )
         raise ValueError(
             f"The vocabulary's text embeddings are of CLIP model {own}, the training vocabulary's "
-            f"at {path} of {needed}: use one model for both."
+            f"{where} of {needed}: use one model for both."
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import instantiate
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +19,7 @@ from gridclip.data.regions import Proposals, Regions, Windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
 from gridclip.text import TextEmbeddings, as_text_embeddings, get_templates, load_categories
+from gridclip.text.names import category_name
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -129,6 +131,21 @@ def _category_names(cfg: DictConfig, data: DatasetDescription | None) -> tuple[s
             "the names are those of the data."
         )
     return given
+
+
+def novel_names(cfg: DictConfig) -> frozenset[str] | None:
+    """The names that ``data.novel`` holds out of training, without reading the data; None if there
+    are none, or only the data tell."""
+    novel = instantiate(cfg.data.get("novel"))
+    if novel == "rare":  # LVIS's own, which detectron2 lists
+        rare = [x["name"] for x in LVIS_CATEGORIES if x["frequency"] == "r"]
+        known = {category.name for category in load_categories("lvis_v1")}
+        path = Path(cfg.model.classifier.text_embeddings)
+        of_lvis = path.is_file() and set(TextEmbeddings.load(path).names) == known
+        return frozenset(map(category_name, rare)) if of_lvis else None
+    if isinstance(novel, str):
+        novel = [c.name for c in load_categories(novel)] if Path(novel).is_file() else None
+    return frozenset(map(category_name, novel)) if novel else None
 
 
 def _sha256_of_clip(source: str | None) -> str | None:

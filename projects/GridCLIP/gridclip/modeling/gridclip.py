@@ -128,6 +128,22 @@ class GridCLIP(FCOS):
         self.classifier.set_vocabulary(vocabulary)
         self.num_classes = self.classifier.num_classes
 
+    def set_limits(
+        self,
+        *,
+        threshold: float | None = None,
+        nms: float | None = None,
+        max_detections: int | None = None,
+    ) -> None:
+        """Change which detections are kept: the least score, the IoU of suppression, and how many
+        of an image. None leaves a limit as it is."""
+        if threshold is not None:
+            self.test_score_thresh = threshold
+        if nms is not None:
+            self.test_nms_thresh = nms
+        if max_detections is not None:
+            self.max_detections_per_image = max_detections
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:

@@ -20,6 +20,11 @@ class TextClassifier(nn.Module):
 
     The text embeddings are neither trained nor saved with the weights: they come from a file, and
     :meth:`set_vocabulary` replaces them.
+
+    Attributes:
+        vocabulary: in use.
+        training_vocabulary: the first one.
+        base_names: those of the training vocabulary that are not novel.
     """
 
     text_embeddings: Tensor
@@ -56,11 +61,17 @@ class TextClassifier(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-math.log((1 - prior_prob) / prior_prob)))
         for name in ("text_embeddings", "competitors", "is_novel"):
             self.register_buffer(name, torch.empty(0, embed_dim), persistent=False)
-        self._trained: TextEmbeddings | None = None
+        if not isinstance(text_embeddings, TextEmbeddings):
+            text_embeddings = TextEmbeddings.load(text_embeddings)
+        self.training_vocabulary = text_embeddings
         self.base_names: frozenset[str] | None = None
         self.set_vocabulary(text_embeddings)
         self.base_names = self._base_names(set(novel_classes))
         self._mark_novel()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.vocabulary.names
 
     @property
     def num_classes(self) -> int:
@@ -76,9 +87,9 @@ class TextClassifier(nn.Module):
             text_embeddings = TextEmbeddings.load(text_embeddings)
         text_embeddings.check(dim=self.embed_dim)
         device = self.text_embeddings.device
+        self.vocabulary = text_embeddings
         self.text_embeddings = text_embeddings.embeddings.to(device)
-        self.names = text_embeddings.names
-        trained = self._trained = self._trained or text_embeddings
+        trained = self.training_vocabulary
         now = set(self.names)
         left_out = [i for i, name in enumerate(trained.names) if name not in now]
         self.competitors = trained.embeddings[left_out].to(device)

@@ -5,7 +5,9 @@ from gridclip.text.encoder import (
     Vocabulary,
     as_text_embeddings,
     build_text_embeddings,
+    embed_names,
     encode_prompts,
+    find_names,
 )
 from gridclip.text.names import Category, load_categories, prompt_phrases
 from gridclip.text.templates import TEMPLATES, get_templates, render_prompts
@@ -17,7 +19,9 @@ __all__ = [
     "Vocabulary",
     "as_text_embeddings",
     "build_text_embeddings",
+    "embed_names",
     "encode_prompts",
+    "find_names",
     "get_templates",
     "load_categories",
     "prompt_phrases",

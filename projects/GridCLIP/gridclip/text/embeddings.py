@@ -64,9 +64,13 @@ class TextEmbeddings:
         """D, the width of the CLIP space."""
         return self.embeddings.shape[1]
 
+    def header(self) -> dict:
+        """All but the embeddings, for a file's header."""
+        return {field: getattr(self, field) for field in _HEADER_FIELDS}
+
     def save(self, path: str | os.PathLike) -> None:
         """Write one safetensors file, whole or not at all. Equal embeddings give equal bytes."""
-        metadata = {field: json.dumps(getattr(self, field)) for field in _HEADER_FIELDS}
+        metadata = {field: json.dumps(value) for field, value in self.header().items()}
         with replacing(Path(path)) as partial:
             # safetensors' own save_file makes a file that only its owner can read.
             partial.write_bytes(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from gridclip.clip_weights import load_clip
+from gridclip.clip_weights import CLIPCheckpoint, load_clip
 from gridclip.text.embeddings import TextEmbeddings, as_strings, quote
 from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
 from gridclip.text.templates import get_templates, render_prompts
@@ -99,6 +99,21 @@ def as_text_embeddings(
         FileNotFoundError, ValueError: a file, the weights or the templates are not usable, there
             are no names, or two are the same.
     """
+    if isinstance(found := find_names(vocabulary), TextEmbeddings):
+        return found
+    templates = get_templates(templates)  # an error in them shows before CLIP is loaded
+    return embed_names(
+        found,
+        *load_clip(clip_source, device),
+        templates,
+        use_synonyms=use_synonyms,
+        progress=progress,
+    )
+
+
+def find_names(vocabulary: Vocabulary) -> TextEmbeddings | list[Category]:
+    """What a vocabulary names: text embeddings, of a ``.safetensors`` file too, or categories that
+    have to be embedded. Raises as :func:`as_text_embeddings`, and warns as it does."""
     if isinstance(vocabulary, TextEmbeddings):
         return vocabulary
     if not isinstance(vocabulary, str | os.PathLike):
@@ -112,15 +127,27 @@ def as_text_embeddings(
             f"OpenAI's CLIP reads English: next to nothing is found by {quote(foreign, 3)}. "
             "Give English words."
         )
-    templates = get_templates(templates)  # an error in them shows before CLIP is loaded
-    clip_model, checkpoint = load_clip(clip_source, device)
+    return categories
+
+
+def embed_names(
+    categories: Sequence[Category],
+    clip_model: CLIP,
+    checkpoint: CLIPCheckpoint,
+    templates: Sequence[str],
+    *,
+    use_synonyms: bool = False,
+    progress: bool | None = None,
+) -> TextEmbeddings:
+    """The text embeddings of categories, by a CLIP that ``load_clip`` returned; the rest as in
+    :func:`as_text_embeddings`."""
     if progress is None:
         progress = len(categories) > 100  # fewer are embedded in seconds
     options = dict(use_synonyms=use_synonyms, progress=progress)
     return TextEmbeddings(
         names=tuple(category.name for category in categories),
         embeddings=build_text_embeddings(categories, clip_model, templates, **options),
-        templates=templates,
+        templates=tuple(templates),
         clip_model=checkpoint.model_id,
         clip_sha256=checkpoint.sha256,
     )

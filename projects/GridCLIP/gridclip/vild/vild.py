@@ -86,6 +86,22 @@ class ViLD(GeneralizedRCNN):
         self.classifier.set_vocabulary(vocabulary)
         self.roi_heads.set_classifier(self.classifier)
 
+    def set_limits(
+        self,
+        *,
+        threshold: float | None = None,
+        nms: float | None = None,
+        max_detections: int | None = None,
+    ) -> None:
+        """As :meth:`gridclip.modeling.GridCLIP.set_limits`."""
+        predictor = self.roi_heads.box_predictor
+        if threshold is not None:
+            predictor.test_score_thresh = threshold
+        if nms is not None:
+            predictor.test_nms_thresh = nms
+        if max_detections is not None:
+            predictor.test_topk_per_image = max_detections
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
