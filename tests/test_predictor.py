@@ -14,6 +14,7 @@ from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import average_model, build_model
 from gridclip.modeling import ClosedSetClassifier
 from gridclip.predictor import Predictor
+from gridclip.queries import QueryEncoder
 from gridclip.text import TextEmbeddings, as_text_embeddings
 
 CONFIG = Path(__file__).parents[1] / "projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py"
@@ -365,10 +366,10 @@ def test_bad_vocabulary_leaves_the_old_one(predictor, picture, vocabulary, error
 
 def test_names_need_the_clip_model_of_the_training(predictor, folder):
     with pytest.raises(ValueError, match="of CLIP model other .* of tiny .*: use one model"):
-        predictor.cfg.clip.weights = str(folder / "other.pt")
+        predictor.queries = QueryEncoder(folder / "other.pt", "single")
         predictor.set_vocabulary(["cat"])
     with pytest.raises(FileNotFoundError, match="no.pt"):
-        predictor.cfg.clip.weights = str(folder / "no.pt")
+        predictor.queries = QueryEncoder(folder / "no.pt", "single")
         predictor.set_vocabulary(["cat"])
     assert predictor.names == TRAINED
 
