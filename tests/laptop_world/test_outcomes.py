@@ -149,6 +149,8 @@ def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
 def test_minutes_of_a_gpu_are_not_called_those_of_a_core():
     point = {"steps": 1, "minutes": 1.0, "AP": 1.0, "APr": 1.0, "APf": 1.0, "n": 1}
     curve = {"preparation_minutes": 0.0, "points": [point], "processor": "P"}
-    assert "processor time of one core (P)" in laptop_time_table({"fvlm": {**curve, "device": "cpu"}})
+    assert "processor time of one core (P)" in laptop_time_table(
+        {"fvlm": {**curve, "device": "cpu"}}
+    )
     on_gpu = laptop_time_table({"fvlm": {**curve, "device": "NVIDIA"}})
     assert "they are not minutes of a core" in on_gpu
