@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,17 @@ def _check_classes(settings: dict) -> None:
     """Raise ValueError if the settings name anything but classes that are parts of a detector:
     ``instantiate`` calls whatever they name."""
     for target in _targets(settings):
-        name = target if isinstance(target, str) else ""
-        # Looked up only below these packages, as a look-up imports.
-        known = name.startswith(tuple(f"{x.split('.')[0]}." for x in _ALLOWED)) and locate(name)
-        if not inspect.isclass(known) or not f"{known.__module__}.".startswith(_ALLOWED):
+        found = _locate(target) if isinstance(target, str) else None
+        if not inspect.isclass(found) or not f"{found.__module__}.".startswith(_ALLOWED):
             raise ValueError(f"It names {target!r}, which is no part of a detector.")
+
+
+def _locate(name: str) -> Any:
+    # Only below these packages, as a look-up imports.
+    if name.startswith(("gridclip.", "detectron2.", "torch.")):
+        with suppress(ImportError):
+            return locate(name)
+    return None
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

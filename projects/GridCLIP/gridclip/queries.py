@@ -55,7 +55,13 @@ class QueryEncoder:
             if self._source is None:
                 raise ValueError("Names can't be embedded: the detector knows of no CLIP weights.")
             if not isinstance(self._source, tuple):
-                self._source = load_clip(self._source, self._device)
+                try:
+                    self._source = load_clip(self._source, self._device)
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(
+                        f"{error} CLIP embeds words and examples: name the file of its weights "
+                        "(clip.weights of the config, clip= of Predictor.load)."
+                    ) from error
             return self._source
 
     def embed(self, queries: Queries) -> TextEmbeddings:
