@@ -102,6 +102,55 @@ def test_rows_have_their_first_seeds_and_what_is_missing_is_named(
     assert laptop_differences_table(differences).count("\n| GridCLIP | ") == 2
 
 
+def test_rows_published_before_stay_where_they_fit(make_grid, complete, tmp_path):
+    """closed_set was published alone, with two seeds; gridclip and one seed of it come later."""
+    before = make_grid("--variants", "closed_set", "--seeds", "0", "1", output=tmp_path / "a")
+    complete(before)
+    folder, seeds = tmp_path / "results", [0, 1]
+
+    def publish(grid):
+        records = outcomes.complete_runs(grid)
+        return outcomes.write_rows(grid, records, VARIANTS, seeds, folder, publish=True)
+
+    publish(before)
+    later = make_grid(
+        *("--variants", "gridclip", "closed_set", "--seeds", "0", "1"), output=tmp_path / "b"
+    )
+    complete(later, lambda run: run.variant == "gridclip" or run.seed == 0)
+    missing = publish(later)
+    world, runs = read(folder, "laptop_world"), read(folder, "laptop_world_runs")
+    assert {name: row["AP"]["values"] for name, row in world.items()} == {
+        **{"gridclip": [1, 11], "closed_set": [1, 11]}
+    }
+    assert "closed_set" not in missing and runs["not_run"] == missing
+    assert set(runs["runs"]) == {f"{v} seed {s}" for v in world for s in seeds}
+    assert "closed_set preparation" in runs["preparation_seconds"]
+    assert set(read(folder, "laptop_world_differences")) == {"gridclip - closed_set"}
+    publish(later)
+    assert (read(folder, "laptop_world"), read(folder, "laptop_world_runs")) == (world, runs)
+
+
+@pytest.mark.parametrize("changed", ["processor", "config", "clip_sha256"])
+def test_rows_published_before_that_do_not_fit_go(make_grid, complete, tmp_path, changed):
+    before = make_grid("--variants", "closed_set", "--seeds", "0", output=tmp_path / "a")
+    complete(before)
+    folder = tmp_path / "results"
+    outcomes.write_rows(before, outcomes.complete_runs(before), VARIANTS, [0], folder, publish=True)
+    file = folder / "laptop_world_runs.json"
+    runs = json.loads(file.read_text())
+    if changed == "config":
+        runs["variants"]["closed_set"]["config"]["model"]["seed"] = 99
+    else:
+        runs["shared"][changed] = "another"
+    file.write_text(json.dumps(runs))
+    later = make_grid("--publish", output=tmp_path / "b")
+    complete(later, lambda run: run == ("gridclip", 0, None))
+    missing = outcomes.write_rows(
+        later, outcomes.complete_runs(later), VARIANTS, [0], folder, publish=True
+    )
+    assert list(read(folder, "laptop_world")) == ["gridclip"] and missing["closed_set"] == [0]
+
+
 def test_what_comes_before_a_training_counts(make_grid, complete, tmp_path, monkeypatch):
     """GridCLIP: the teacher's embeddings; ViLD: its proposals and their embeddings."""
     monkeypatch.setitem(outcomes.CURVES, "vild", ("vild",))
@@ -139,7 +188,7 @@ def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
     complete(grid)
     records = outcomes.complete_runs(grid)
     records[Run("gridclip", 1)]["commit"] = "another"
-    sources = outcomes.run_sources(grid, records, list(records))
+    sources = outcomes.run_sources(outcomes.finished_rows(grid, records, ["gridclip"], [0, 1]))
     assert "commit" not in sources["shared"] and "versions" in sources["shared"]
     assert sources["runs"]["gridclip seed 1"] == {"seconds": 60.0, "commit": "another"}
     note = laptop_runs_note({"seeds": [0, 1], "not_run": {}, **sources})

@@ -1,18 +1,25 @@
 """What the complete runs of the experiment have found, as files of results."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from gridclip.evaluation import read_results
 from gridclip.files import write_json
 from laptop_world.curves import curve_point, plot_curves, training_seconds
 from laptop_world.differences import compared_pairs, differences
-from laptop_world.experiment import CURVES, ROOT, Grid, Run, config_file
+from laptop_world.experiment import CURVES, VARIANTS, Grid, Run
+from laptop_world.rows import (
+    Records,
+    Row,
+    finished_rows,
+    published_rows,
+    run_sources,
+    with_published,
+)
 from laptop_world.summary import plot_summary, summarise
 from laptop_world.tables import VARIANTS as TITLES
 
-_PROVENANCE = ("commit", "versions", "device", "processor")
 # What comes before a training besides the text embeddings: the teacher's embeddings and ViLD's
 # proposals. The training of ViLD-text, whose region proposal network makes those, is left out, in
 # ViLD's favour.
@@ -22,8 +29,6 @@ _BEFORE = {
     "vild_dense": _REGIONS,
     "vild_ensemble_dense": _REGIONS,
 }
-
-Records = Mapping[Run, dict]
 
 
 def complete_runs(grid: Grid) -> dict[Run, dict]:
@@ -48,88 +53,75 @@ def complete_runs(grid: Grid) -> dict[Run, dict]:
 
 
 def missing_seeds(
-    records: Records, variants: Iterable[str], seeds: Sequence[int]
+    rows: Mapping[str, Row], records: Records, variants: Iterable[str], seeds: Sequence[int]
 ) -> dict[str, list[int]]:
-    """By variant the seeds whose runs are not complete; variants without any are left out."""
+    """By variant the seeds whose runs are neither complete nor published; variants without any are
+    left out."""
+    names = {name for row in rows.values() for name in row.runs} | {run.name for run in records}
     missing = {
-        variant: [seed for seed in seeds if Run(variant, seed) not in records]
+        variant: [seed for seed in seeds if Run(variant, seed).name not in names]
         for variant in variants
     }
     return {variant: left for variant, left in missing.items() if left}
 
 
 def write_rows(
-    grid: Grid, records: Records, variants: Iterable[str], seeds: Sequence[int], folder: Path
+    grid: Grid,
+    records: Records,
+    variants: Iterable[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    publish: bool = False,
 ) -> dict[str, list[int]]:
-    """Write laptop_world.json, its differences, runs and plot. A row has the first seeds, up to one
-    whose run is not complete, so that values at the same place are of the same seed. Nothing is
-    written if there is no row.
+    """Write laptop_world.json, its differences, runs and plot. Nothing is written if there is no
+    row.
+
+    Args:
+        publish: keep the rows in ``folder`` that fit beside the finished ones.
 
     Returns:
         What :func:`missing_seeds` returns.
     """
-    not_run = missing_seeds(records, variants, seeds)
-    rows = {
-        variant: list(takewhile(lambda run: run in records, [Run(variant, s) for s in seeds]))
-        for variant in variants
-    }
-    rows = {variant: found for variant, found in rows.items() if found}
+    rows = finished_rows(grid, records, variants, seeds)
+    if publish:
+        rows = with_published(grid, rows, published_rows(folder))
+        rows = {variant: rows[variant] for variant in VARIANTS if variant in rows}
+    not_run = missing_seeds(rows, records, variants, seeds)
     if not rows:
         return not_run
-    summary = summarise(
-        {row: [records[run]["metrics"]["bbox"] for run in found] for row, found in rows.items()}
-    )
-    runs = [run for found in rows.values() for run in found]
+    before = _published_seconds(folder) if publish else {}
+    summary = summarise({variant: row.metrics for variant, row in rows.items()})
     write_json(folder / "laptop_world.json", summary, indent=1)
     pairs = differences(summary, compared_pairs(summary))
     write_json(folder / "laptop_world_differences.json", pairs, indent=1)
-    sources = {"seeds": list(seeds), "not_run": not_run, **run_sources(grid, records, runs)}
+    sources = {
+        "seeds": list(seeds),
+        "not_run": not_run,
+        **run_sources(rows),
+        "preparation_seconds": {**before, **_preparation_seconds(grid)},
+    }
     write_json(folder / "laptop_world_runs.json", sources, indent=1)
     plot_summary(summary, folder / "laptop_world.png")
     print(f"Written: {folder / 'laptop_world.json'}, its differences, runs and plot beside it")
     return not_run
 
 
-def run_sources(grid: Grid, records: Records, runs: Sequence[Run]) -> dict:
-    """What runs were made from, each fact once.
-
-    Returns:
-        "shared": the facts that are the same for all runs; "variants": file, steps and config of
-        each, those of its first run, from which the others differ in seed and folder alone; "runs":
-        the seconds of each, and the facts that are not shared; "preparation_seconds" by task.
-    """
-    facts = {
-        run: {
-            **{key: records[run][key] for key in _PROVENANCE},
-            **{k: grid.runs[run].identity[k] for k in ("clip_sha256", "annotations_sha256")},
-        }
-        for run in runs
-    }
-    first = facts[runs[0]]
-    shared = {key for key in first if all(fact[key] == first[key] for fact in facts.values())}
-    variants: dict[str, dict] = {}
-    for run in runs:
-        config = grid.runs[run].identity["config"]
-        file = str(config_file(run.variant).relative_to(ROOT))
-        described = {"config_file": file, "steps": config["train"]["max_iter"], "config": config}
-        variants.setdefault(run.variant, described)
-    names = {task.name for task in grid.runs.values()}
+def _preparation_seconds(grid: Grid) -> dict[str, float]:
+    """By task, of those that are no runs."""
+    runs = {task.name for task in grid.runs.values()}
     return {
-        "shared": {key: first[key] for key in first if key in shared},
-        "variants": variants,
-        "runs": {
-            run.name: {
-                "seconds": round(grid.runs[run].open_record().seconds, 1),
-                **{key: fact[key] for key in fact if key not in shared},
-            }
-            for run, fact in facts.items()
-        },
-        "preparation_seconds": {
-            task.name: round(record.seconds, 1)
-            for task in grid.tasks
-            if task.name not in names and (record := task.open_record()).complete
-        },
+        task.name: round(record.seconds, 1)
+        for task in grid.tasks
+        if task.name not in runs and (record := task.open_record()).complete
     }
+
+
+def _published_seconds(folder: Path) -> dict[str, float]:
+    file = folder / "laptop_world_runs.json"
+    if not file.is_file():
+        return {}
+    return json.loads(file.read_text(encoding="utf-8"))["preparation_seconds"]
 
 
 def write_curves(grid: Grid, records: Records, folder: Path) -> None:

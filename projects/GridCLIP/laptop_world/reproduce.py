@@ -12,8 +12,9 @@ After an interruption give the same command again: finished runs are kept, other
 need besides, such as the weights that a variant evaluates, is run, too. The summary of the variants
 that are complete is OUTPUT/WORLD/laptop_world.json; what is not is printed.
 
---publish runs nothing. It writes what is complete of the whole experiment on the test world, the
-variants of which all seeds are, and says which are not.
+--publish runs nothing. It writes what is complete of the whole experiment on the test world, and
+says what is not. Rows published before stay where they have more seeds and fit: the same config,
+processor, data and CLIP.
 
 Snakemake runs the trainings. Its executors reach a cluster (Slurm: pip install
 snakemake-executor-plugin-slurm) that shares this folder; such runs take one core each, and
@@ -101,7 +102,8 @@ def write_outcomes(grid: Grid, args: argparse.Namespace) -> None:
         write_curves(grid, records, folder)
     if not args.lengths:
         variants = VARIANTS if args.publish else args.variants
-        print(not_run_text(write_rows(grid, records, variants, args.seeds, folder)))
+        missing = write_rows(grid, records, variants, args.seeds, folder, publish=args.publish)
+        print(not_run_text(missing))
     if args.publish:
         print("Then: python scripts/update_results_tables.py")
 
