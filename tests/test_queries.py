@@ -73,6 +73,15 @@ def test_boxes_are_cut_at_the_border(encoder, picture):
     assert torch.equal(encoder.embed_example(np.asarray(picture), (60, 40, 120, 90)), inside)
 
 
+def test_words_and_examples_have_the_same_weight(encoder, archive, picture):
+    boxes = (20, 10, 70, 60), (60, 40, 120, 90)
+    query = ["red shoe", *((picture, box) for box in boxes)]
+    first, second = (encoder.embed_example(picture, box) for box in boxes)
+    word = words(archive, "red shoe")[0]
+    expected = F.normalize(word + F.normalize(first + second, dim=0), dim=0)
+    torch.testing.assert_close(encoder.embed({"shoe": query}).embeddings[0], expected)
+
+
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [

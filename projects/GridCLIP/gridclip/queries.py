@@ -92,12 +92,13 @@ class QueryEncoder:
         by_word = dict(zip(unique, embedded, strict=True))
         rows = []
         for label, own_words, own_examples in zip(labels, words, examples, strict=True):
-            parts = [by_word[word.lower()] for word in own_words]
+            by_kind = [[by_word[word.lower()] for word in own_words]]
             try:
-                parts += [self.embed_example(*example) for example in own_examples]
+                by_kind += [[self.embed_example(*example) for example in own_examples]]
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"'{label}': {error}") from error
-            rows.append(F.normalize(torch.stack(parts).mean(dim=0), dim=0))
+            # However many there are of each, words and examples have the same weight.
+            rows.append(_unit_mean([_unit_mean(kind) for kind in by_kind if kind]))
         return TextEmbeddings(
             names=tuple(labels),
             embeddings=torch.stack(rows),
@@ -117,6 +118,10 @@ class QueryEncoder:
         boxes = torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32)
         inputs = region_inputs(pixels, boxes, clip_model.visual.input_resolution)
         return encode_regions(clip_model, inputs)[0].cpu().clone()
+
+
+def _unit_mean(embeddings: Sequence[Tensor]) -> Tensor:
+    return F.normalize(torch.stack(list(embeddings)).mean(dim=0), dim=0)
 
 
 def _words_and_examples(label: str, query: Query) -> tuple[list[str], list[Example]]:

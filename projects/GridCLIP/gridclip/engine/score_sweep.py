@@ -1,13 +1,16 @@
-"""Many settings of the dense scores after one pass of the network over the pictures."""
+"""Many settings of the scores after one pass of the network over the pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
+
+from gridclip.text import TextEmbeddings
 
 from .train import Detector, build_evaluator, build_inference_model
 
@@ -40,14 +43,36 @@ def sweep_scores(
     configured = model.dense_scores
     if configured is None:
         raise ValueError("The model has no dense scores: there is nothing to choose.")
-    fast = build_inference_model(cfg, model)
-    loader = instantiate(cfg.dataloader.test)
-    recordings = [_Recording(name, m) for name, m in fast.named_modules() if name in _RECORDED]
-    for setting in settings:
+
+    def use(fast: Detector, setting: dict[str, float]) -> None:
         changed = replace(configured, **setting)
         changed.check(fast.classifier.is_novel)
         fast.dense_scores = changed
-        evaluator = build_evaluator(cfg, model.classifier.names)
+
+    yield from _sweep(cfg, model, [partial(use, setting=setting) for setting in settings])
+
+
+def sweep_vocabularies(
+    cfg: DictConfig, model: Detector, vocabularies: Sequence[TextEmbeddings]
+) -> Iterator[dict[str, float]]:
+    """As :func:`sweep_scores`, with other text embeddings of the same names."""
+
+    def use(fast: Detector, vocabulary: TextEmbeddings) -> None:
+        fast.set_vocabulary(vocabulary)
+
+    yield from _sweep(cfg, model, [partial(use, vocabulary=x) for x in vocabularies])
+
+
+def _sweep(
+    cfg: DictConfig, model: Detector, changes: Sequence[Callable[[Detector], None]]
+) -> Iterator[dict[str, float]]:
+    """Evaluate after each of the changes to a fast copy of the model."""
+    fast = build_inference_model(cfg, model)
+    loader = instantiate(cfg.dataloader.test)
+    recordings = [_Recording(name, m) for name, m in fast.named_modules() if name in _RECORDED]
+    for change in changes:
+        change(fast)
+        evaluator = build_evaluator(cfg, fast.classifier.names)
         yield inference_on_dataset(fast, loader, evaluator)["bbox"]
         for recording in recordings:
             recording.complete, recording.calls = True, 0
