@@ -18,25 +18,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = Path("output/demo")  # below ROOT, where `make demo` has it
-DEMO_CONFIG = "projects/GridCLIP/configs/laptop/gridclip.py"
-DEMO_WEIGHTS = DEMO / "run/model_final.pth"
-DEMO_PICTURES = DEMO / "datasets/shapes/shapes_test_val"
+PROJECT = ROOT / "projects/GridCLIP"
+DEMO = Path("output/demo")  # where `make demo` has it, below ROOT
+SAMPLES = 8
 
 
 def make_demo() -> None:
-    """Have the demo train its detector if it has not. Its progress is printed.
+    """Have the demo train its detector. Its progress is printed.
 
     Raises:
         RuntimeError: it failed.
     """
-    if DEMO_WEIGHTS.is_file():
-        return
-    print(f"There is no {DEMO_WEIGHTS} yet: making it takes some minutes.", flush=True)
     command = [sys.executable, "-m", "laptop_world.demo", "--output", str(DEMO)]
-    paths = [str(ROOT / "projects/GridCLIP"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if subprocess.run(command, env=environment).returncode:
+    # Its paths begin at ROOT, as with `make demo`; otherwise it would begin anew.
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
         raise RuntimeError("The demo failed, see above; or give a detector by --detector.")
 
 
@@ -72,29 +69,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def serve_forever(args: argparse.Namespace) -> None:
-    is_demo = not (args.detector or args.config_file)
-    if is_demo:
-        os.chdir(ROOT)  # the demo's paths begin there
+    demo = None if args.detector or args.config_file else ROOT / DEMO
+    weights = args.weights if demo is None else demo / "run/model_final.pth"
+    if demo is not None and not weights.is_file():
+        print(f"There is no {weights} yet: making it takes some minutes.", flush=True)
         make_demo()
-        # The demo's config looks for its data below it.
-        os.environ["DETECTRON2_DATASETS"] = str(DEMO / "datasets")
-        args.config_file, args.weights = DEMO_CONFIG, DEMO_WEIGHTS
 
-    # Here, as they take seconds that --help and a wrong option need not wait for.
+    # Here, as they take seconds that a wrong option need not wait for.
     from demo import parse_vocabulary
     from gridclip.predictor import Predictor
     from page.layout import Page, serve
 
     vocabulary = args.vocabulary and parse_vocabulary(args.vocabulary)
+    samples: list[Path] = []
     if args.detector:
         predictor = Predictor.load(args.detector, device=args.device)
         if vocabulary:
             predictor.set_vocabulary(vocabulary)
     else:
+        config, overrides = args.config_file, []
+        if demo is not None:
+            os.environ["DETECTRON2_DATASETS"] = str(demo / "datasets")  # for the config
+            config = PROJECT / "configs/laptop/gridclip.py"
+            overrides = [f"clip.weights={PROJECT}/laptop_world/models/shapes_clip.safetensors"]
+            samples = sorted(demo.glob("datasets/shapes/shapes_test_val/*.png"))[:SAMPLES]
         predictor = Predictor(
-            args.config_file, args.weights, vocabulary=vocabulary, device=args.device
+            config, weights, vocabulary=vocabulary, overrides=overrides, device=args.device
         )
-    samples = sorted(DEMO_PICTURES.glob("*.png"))[:8] if is_demo else []
     page = Page(predictor, samples)
     print(f"Open {serve(page, args.host, args.port)} in a browser; Ctrl-C ends it.", flush=True)
     page.blocks.block_thread()

@@ -16,7 +16,15 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from gridclip.predictor import Predictor
-from page.given import MAX_EXAMPLES, Drawing, Example, Queries, check_picture, make_queries, make_view
+from page.given import (
+    MAX_EXAMPLES,
+    Drawing,
+    Example,
+    Queries,
+    check_picture,
+    make_queries,
+    make_view,
+)
 from page.taken import DOWNLOADS, Found
 
 MAX_SECONDS = 60
@@ -111,6 +119,8 @@ class Actions:
             f"**{len(rows)}** of {count} detections score {threshold:.2f} or more. "
             f"The detector took {milliseconds:.0f} ms."
         )
+        if count and not rows:
+            text += " Take a lower least score to see some."
         if any(row.get("novel") for row in rows):
             text += " ★ marks names that no training picture was annotated with."
         table = [

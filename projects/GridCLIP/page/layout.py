@@ -18,10 +18,16 @@ _SCORE = 0.3  # the slider's at first
 
 # The system's own fonts: the page needs no network.
 _FONT = ["system-ui", "sans-serif"]
-_CSS = "#canvas img { cursor: crosshair }"
+_CSS = """
+#canvas img { cursor: crosshair }
+#picture img { width: 100%; height: 100%; object-fit: contain }
+#gallery .grid-container { grid-template-columns: repeat(4, 1fr) }
+"""
 
 # A browser downloads on a click alone: the button makes the file, and then clicks the hidden one.
 _PRESS = "() => setTimeout(() => document.querySelector('#file').click(), 200)"
+# On a narrow screen the answer is below the question.
+_LOOK = "() => document.querySelector('#drawn').scrollIntoView({block: 'nearest'})"
 
 
 class Page:
@@ -84,7 +90,8 @@ class Page:
         self.gallery = gr.Gallery(
             label="Examples: choose one to remove it",
             columns=4,
-            height="auto",
+            height=160,
+            object_fit="contain",
             allow_preview=False,
             interactive=False,
             buttons=[],
@@ -140,7 +147,9 @@ class Page:
             show_progress_on=self.drawn,
             concurrency_limit=1,  # as the detector takes them
             **private,
-        ).success(do.show, [self.found, self.score], view, **private)
+        ).success(do.show, [self.found, self.score], view, **private).success(
+            None, js=_LOOK, **private
+        )
         self.score.change(
             do.show,
             [self.found, self.score],

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from gridclip.predictor import Predictor
 from gridclip.prediction import Prediction
+from gridclip.predictor import Predictor
 
 
 class Found(NamedTuple):
