@@ -61,7 +61,7 @@ def test_the_table_follows_the_score(actions, picture):
     assert [row[1] for row in rows] == [f"{s:.2f}" for s in found.prediction.scores[:4].tolist()]
     novel = [row[0].startswith("★ ") for row in rows]
     assert novel == found.prediction.novel[:4]
-    assert "Take a lower least score" in actions.show(found, 1.0)[1]
+    assert "Lower the least score" in actions.show(found, 1.0)[1]
     assert actions.show(None, 0.3) == (None, "", [])
 
 

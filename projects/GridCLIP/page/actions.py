@@ -120,7 +120,7 @@ class Actions:
             f"The detector took {milliseconds:.0f} ms."
         )
         if count and not rows:
-            text += " Take a lower least score to see some."
+            text += " Lower the least score to see some."
         if any(row.get("novel") for row in rows):
             text += " ★ marks names that no training picture was annotated with."
         table = [
