@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -137,6 +138,10 @@ def test_the_command_serves_until_it_is_ended(tmp_path):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/config") as answer:
             assert b"own 2: fish, kite" in answer.read()
         assert list(tmp_path.glob("gridclip-*"))
+        with gr.Blocks() as blocks:
+            gr.Markdown("another page")
+        with pytest.raises(OSError, match=f"Port {port} of 127.0.0.1 is in use"):
+            layout.serve(SimpleNamespace(blocks=blocks), "127.0.0.1", port)
     finally:
         process.terminate()
     assert process.wait(timeout=60) == 0

@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             serve_forever(args)
         except (OSError, ValueError, RuntimeError) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:  # while the demo is made, or the detector loaded
+            sys.exit("stopped; the same command goes on")
 
 
 def serve_forever(args: argparse.Namespace) -> None:

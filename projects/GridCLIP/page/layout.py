@@ -209,21 +209,24 @@ def serve(page: Page, host: str, port: int) -> str:
         OSError: the port is in use.
     """
     page.blocks.queue(max_size=20, default_concurrency_limit=4)
-    _, url, _ = page.blocks.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        max_file_size=MAX_FILE_SIZE,
-        state_session_capacity=200,
-        theme=gr.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
-        css=_CSS,
-    )
+    try:
+        _, url, _ = page.blocks.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=MAX_FILE_SIZE,
+            state_session_capacity=100,
+            theme=gr.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
+            css=_CSS,
+        )
+    except OSError as error:
+        raise OSError(f"Port {port} of {host} is in use: choose another by --port.") from error
     return url
