@@ -28,7 +28,7 @@ WORDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check-env test lint demo demo-photographs photographs reproduce compare-speed
+.PHONY: help env check-env test lint demo app demo-photographs photographs reproduce compare-speed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ reproduce: env ## run all variants with all seeds on the laptop world, hours; go
 
 compare-speed: env ## time GridCLIP beside ViLD, FCOS and Faster R-CNN: output/speed.json, .png
 	$(PY) scripts/compare_speed.py --json output/speed.json
+
+app: env ## a page to try a detector on, in the browser; the demo's, made first if missing
+	$(PY) projects/GridCLIP/app.py
 
 demo-photographs: photographs env ## the production model, a few steps on DETECTRON2_DATASETS
 	$(PY) projects/GridCLIP/train_net.py --config-file $(DEMO_CONFIG) train.output_dir=$(DEMO_OUTPUT)

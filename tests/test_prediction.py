@@ -41,6 +41,15 @@ def test_above_keeps_what_reaches_the_threshold():
     assert make().above(0.95).names == []
 
 
+def test_resized_follows_the_picture():
+    prediction = make()
+    half = prediction.resized(40, 200)
+    assert half.image_size == (40, 200) and half.names == prediction.names
+    assert half.pred_boxes.tensor[0].tolist() == [20.0, 10.0, 100.0, 30.0]
+    assert torch.equal(half.scores, prediction.scores) and half.novel == prediction.novel
+    assert prediction.pred_boxes.tensor[0].tolist() == [10.0, 20.0, 50.0, 60.0]
+
+
 def test_what_is_novel_may_not_be_known():
     prediction = make(base=None)
     assert prediction.novel is None

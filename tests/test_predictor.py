@@ -251,6 +251,17 @@ def test_a_vocabulary_shares_the_weights_with_the_one_before(predictor, picture)
     assert predictor.model.forward.__self__ is predictor.model
 
 
+def test_each_user_may_have_a_vocabulary(predictor, picture):
+    found = predictor(picture)
+    one, other = map(predictor.with_vocabulary, (["red shoe"], ["kite", "cat"]))
+    assert (one.names, other.names, predictor.names) == (("red shoe",), ("kite", "cat"), TRAINED)
+    assert set(one(picture).names) == {"red shoe"} and same(predictor(picture), found)
+    assert one.model.backbone is predictor.model.backbone and one.queries is predictor.queries
+    with pytest.raises(ValueError, match="no category names"):
+        one.with_vocabulary([])
+    assert one.names == ("red shoe",)
+
+
 def test_limits_of_a_call_share_the_weights(predictor, picture):
     found = predictor(picture)
     strict = dict(threshold=float(found.scores[5]), nms=0.1, max_detections=4)

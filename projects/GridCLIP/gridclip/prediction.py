@@ -76,6 +76,13 @@ class Prediction(Instances):
         """The detections with at least this score."""
         return self[self.scores >= threshold]
 
+    def resized(self, height: int, width: int) -> "Prediction":
+        """The same detections in the picture at another size, in pixels."""
+        boxes = self.pred_boxes.clone()
+        boxes.scale(width / self.image_size[1], height / self.image_size[0])
+        fields = {**self.get_fields(), "pred_boxes": boxes}
+        return self._named(Instances((height, width), **fields))
+
     def to(self, *args: Any, **kwargs: Any) -> "Prediction":
         return self._named(super().to(*args, **kwargs))
 

@@ -200,6 +200,16 @@ class Predictor:
         model.set_vocabulary(text_embeddings)
         self._state = _State(model, Names(model.classifier.names, state.names.base), {})
 
+    def with_vocabulary(self, vocabulary: Queries) -> "Predictor":
+        """Another predictor with a vocabulary of its own, say for one of several users. It shares
+        the weights and CLIP with this one, which keeps its vocabulary.
+
+        Args and errors are those of :meth:`set_vocabulary`.
+        """
+        other = copy.copy(self)
+        other.set_vocabulary(vocabulary)
+        return other
+
     @overload
     def __call__(self, pictures: Picture, **options: Any) -> Prediction: ...
     @overload

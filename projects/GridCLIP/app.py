@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""A page to try a detector on, in the browser.
+
+    python projects/GridCLIP/app.py
+    python projects/GridCLIP/app.py --detector mine.safetensors
+    python projects/GridCLIP/app.py --config-file CONFIG.py --weights FILE.pth
+
+Without a detector it takes that of `make demo`, which is made first where it is missing.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "projects/GridCLIP"
+DEMO = Path("output/demo")  # where `make demo` has it, below ROOT
+SAMPLES = 8
+
+
+def make_demo() -> None:
+    """Have the demo train its detector. Its progress is printed.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = [sys.executable, "-m", "laptop_world.demo", "--output", str(DEMO)]
+    paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # Its paths begin at ROOT, as with `make demo`; otherwise it would begin anew.
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        raise RuntimeError("The demo failed, see above; or give a detector by --detector.")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--detector", metavar="FILE.safetensors", help="that Predictor.save() wrote")
+    add("--config-file", metavar="CONFIG.py", help="of a trained detector, with --weights")
+    add("--weights", metavar="FILE", help="of a trained detector, with --config-file")
+    add("--vocabulary", metavar="NAMES", help="looked for without words, as in demo.py")
+    add("--device", help="default: the config's, or cpu where there is no CUDA")
+    add("--host", default="127.0.0.1", help="0.0.0.0 is every network (%(default)s)")
+    add("--port", type=int, default=7860, help="(%(default)s)")
+    args = parser.parse_args(argv)
+    if (args.config_file is None) != (args.weights is None):
+        parser.error("--config-file and --weights go together")
+    if args.detector and args.config_file:
+        parser.error("give --detector, or --config-file and --weights, not both")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uploads are removed then, too
+    with tempfile.TemporaryDirectory(prefix="gridclip-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            serve_forever(args)
+        except (OSError, ValueError, RuntimeError) as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:  # while the demo is made, or the detector loaded
+            sys.exit("stopped; the same command goes on")
+
+
+def serve_forever(args: argparse.Namespace) -> None:
+    demo = None if args.detector or args.config_file else ROOT / DEMO
+    weights = args.weights if demo is None else demo / "run/model_final.pth"
+    if demo is not None and not weights.is_file():
+        print(f"There is no {weights} yet: making it takes some minutes.", flush=True)
+        make_demo()
+
+    # Here, as they take seconds that a wrong option need not wait for.
+    from demo import parse_vocabulary
+    from gridclip.predictor import Predictor
+    from page.layout import Page, serve
+
+    vocabulary = args.vocabulary and parse_vocabulary(args.vocabulary)
+    samples: list[Path] = []
+    if args.detector:
+        predictor = Predictor.load(args.detector, device=args.device)
+        if vocabulary:
+            predictor.set_vocabulary(vocabulary)
+    else:
+        config, overrides = args.config_file, []
+        if demo is not None:
+            os.environ["DETECTRON2_DATASETS"] = str(demo / "datasets")  # for the config
+            config = PROJECT / "configs/laptop/gridclip.py"
+            overrides = [f"clip.weights={PROJECT}/laptop_world/models/shapes_clip.safetensors"]
+            samples = sorted(demo.glob("datasets/shapes/shapes_test_val/*.png"))[:SAMPLES]
+        predictor = Predictor(
+            config, weights, vocabulary=vocabulary, overrides=overrides, device=args.device
+        )
+    page = Page(predictor, samples)
+    print(f"Open {serve(page, args.host, args.port)} in a browser; Ctrl-C ends it.", flush=True)
+    page.blocks.block_thread()
+
+
+if __name__ == "__main__":
+    main()
