@@ -24,6 +24,7 @@ from gridclip.pictures import read_picture
 
 from .fonts import font_families
 from .results import read_results
+from .runs import detections_file
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -111,14 +112,10 @@ def draw_results(
     record = read_results(results)
     if (arguments := record.get("data")) is None:
         raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
-    if not (written := sorted(output_dir.glob("*_instances_results.json"))):
-        raise FileNotFoundError(
-            f"No *_instances_results.json in {output_dir}: evaluate first, with this output folder."
-        )
+    written = detections_file(output_dir)
     data = open_dataset(**arguments)
     data.check_pictures()
-    newest = max(written, key=lambda path: path.stat().st_mtime)
-    found = json.loads(newest.read_text(encoding="utf-8"))
+    found = json.loads(written.read_text(encoding="utf-8"))
     images = set(data.annotations.image_ids)
     if record["protocol"]["images"] < len(images):  # which ones, the detections tell
         images = {detection["image_id"] for detection in found}
@@ -142,7 +139,7 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
         FileNotFoundError: ``metrics_json`` is missing.
         ValueError: it records no loss.
     """
-    scalars = _read_metrics(Path(metrics_json))
+    scalars = read_metrics(Path(metrics_json))
     names = ["total_loss", *sorted(name for name in scalars if name.startswith("loss"))]
     losses = {name: scalars[name] for name in names if scalars.get(name)}
     if not losses:
@@ -235,7 +232,7 @@ def _side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> I
     return canvas
 
 
-def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """The finite scalars: name to iteration, ascending, to value."""
     scalars: dict[str, dict[int, float]] = defaultdict(dict)
     skipped = 0

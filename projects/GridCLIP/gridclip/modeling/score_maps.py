@@ -46,6 +46,9 @@ def score_level(
         size: H and W, whose product is R.
     """
     combined, head = location_scores(classifier, grid_features, quality, dense, centers)
-    probabilities = None if dense is None else dense.at(centers).unflatten(0, size)
-    maps = (rows.unflatten(0, size) for rows in (combined, head))
-    return LevelScores(*maps, probabilities, boxes.unflatten(0, size))
+    return LevelScores(
+        combined=combined.unflatten(0, size),
+        head=head.unflatten(0, size),
+        dense=None if dense is None else dense.at(centers).unflatten(0, size),
+        boxes=boxes.unflatten(0, size),
+    )

@@ -3,9 +3,9 @@ import os
 from pathlib import Path
 
 import pytest
+import visualize_results
 from PIL import Image
 
-import visualize_results
 from gridclip.data import open_dataset
 from gridclip.evaluation import OpenVocabularyEvaluator, write_results
 
