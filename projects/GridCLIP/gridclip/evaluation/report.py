@@ -37,7 +37,7 @@ _DIFFERENCES = 10  # categories each way
 _PAIRS = 20  # the most frequent confusions
 _ROWS = 14  # categories of the heat map
 _ORIGIN = {
-    "weights": "weights",
+    "weights": "weights evaluated, or started from",
     "iterations": "training steps",
     "seed": "seed",
     "commit": "commit",
