@@ -85,13 +85,18 @@ def numeric_columns(rows: Sequence[Sequence]) -> set[int]:
 
 def data_uri(picture: str | os.PathLike, max_width: int) -> str:
     """A PNG or JPEG file as a data URI of the same format, at most ``max_width`` pixels wide."""
-    with Image.open(picture) as image:
+    content = Path(picture).read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
         kind = image.format
         assert kind in ("PNG", "JPEG"), f"{picture} is a {kind}"
         if image.width > max_width:
             height = round(image.height * max_width / image.width)
-            image = image.resize((max_width, height), Image.Resampling.LANCZOS)
-        content = io.BytesIO()
-        image.save(content, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
-    encoded = base64.b64encode(content.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{encoded}"
+            smaller, shrunk = (
+                io.BytesIO(),
+                image.resize((max_width, height), Image.Resampling.LANCZOS),
+            )
+            shrunk.save(
+                smaller, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True})
+            )
+            content = smaller.getvalue()
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode('ascii')}"

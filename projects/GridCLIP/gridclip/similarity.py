@@ -143,7 +143,7 @@ def write_words(predictor: Predictor, pictures: Sequence[Path], output: Path) ->
         png = output / f"{picture.stem}.png"
         plot_similarity(picture, found, png)
         caption = f"{picture.name}: {', '.join(found.names)}"
-        sections.append(Section(picture.name, [Figure(png, caption)]))
+        sections.append(Section(picture.name, [Figure(png, caption, max_width=2000)]))
     page = output / "index.html"
     write_page(page, f"Where it sees {', '.join(predictor.names)}", _lead(predictor), sections)
     return page

@@ -15,16 +15,16 @@ from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
+from msgspec.structs import asdict
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from gridclip.data import DatasetDescription, all_records, open_dataset
+from gridclip.data import DatasetDescription, all_records
 from gridclip.files import replacing
 from gridclip.pictures import read_picture
 
 from .fonts import font_families
-from .results import read_results
-from .runs import detections_file
+from .runs import evaluated_images, open_evaluated, open_runs, read_detections
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -105,25 +105,19 @@ def draw_results(
 
     Raises:
         FileNotFoundError: the folder holds no results, or the data are not there any more.
-        ValueError: the results are of an earlier version, which did not say where the data are.
+        ValueError: the results are of an earlier version, which did not say where the data are, or
+            the data have changed since.
     """
-    output_dir = Path(output_dir)
-    results = output_dir / "results.json"
-    record = read_results(results)
-    if (arguments := record.get("data")) is None:
-        raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
-    written = detections_file(output_dir)
-    data = open_dataset(**arguments)
+    (run,) = open_runs([output_dir])
+    data = open_evaluated(run)
+    found = read_detections(Path(output_dir))
     data.check_pictures()
-    found = json.loads(written.read_text(encoding="utf-8"))
-    images = set(data.annotations.image_ids)
-    if record["protocol"]["images"] < len(images):  # which ones, the detections tell
-        images = {detection["image_id"] for detection in found}
+    images = evaluated_images(run, data, found)
     return draw_detections(
         [record for record in all_records(data) if record["image_id"] in images],
         data,
-        found,
-        output_dir / "pictures",
+        [asdict(detection) for detection in found],
+        Path(output_dir) / "pictures",
         score_threshold=score_threshold,
         max_images=max_images,
     )

@@ -88,18 +88,18 @@ def open_runs(paths: Sequence[str | os.PathLike]) -> list[Run]:
     return runs
 
 
-def detections_file(folder: Path) -> Path:
-    """The newest that an evaluation left. Raises FileNotFoundError if there is none."""
+def read_detections(folder: Path) -> list[Detection]:
+    """The newest that an evaluation left.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: the file is damaged; names it.
+    """
     if not (written := sorted(folder.glob("*_instances_results.json"))):
         raise FileNotFoundError(
             f"No *_instances_results.json in {folder}: evaluate first, with this output folder."
         )
-    return max(written, key=lambda path: path.stat().st_mtime)
-
-
-def read_detections(folder: Path) -> list[Detection]:
-    """Raises FileNotFoundError, or ValueError if the file is damaged; names it."""
-    path = detections_file(folder)
+    path = max(written, key=lambda path: path.stat().st_mtime)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Detection])
     except msgspec.DecodeError as error:
