@@ -82,7 +82,7 @@ def plot_groups(
     for i, (label, metrics) in enumerate(runs.items()):
         values = [metrics.get(name, np.nan) for name in names]
         places = np.arange(len(names)) + (i - (len(runs) - 1) / 2) * height
-        bars = axes.barh(places, values, height * 0.92, color=colors[label])
+        bars = axes.barh(places, np.nan_to_num(values), height * 0.92, color=colors[label])
         written = ["–" if value != value else f"{value:.1f}" for value in values]
         axes.bar_label(bars, written, padding=3, fontsize=9)
     axes.set_yticks(range(len(names)), names)

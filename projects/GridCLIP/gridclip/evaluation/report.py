@@ -1,5 +1,6 @@
 """A page on what one or several evaluations found, side by side."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,12 +119,12 @@ class _Found:
 
 
 def _lead(protocol: Mapping) -> str:
-    parts = [f"{protocol['images']:,} pictures of {protocol['dataset']}"]
+    text = f"{protocol['images']:,} pictures of {protocol['dataset']}"
     if "categories" in protocol:
-        parts.append(f"{protocol['categories']:,} categories")
+        text += f", {protocol['categories']:,} categories"
     if protocol["novel_classes"]:
-        parts.append(f"{protocol['novel_classes']:,} of them novel, which are marked by ★")
-    return f"{', '.join(parts)}."
+        text += f", {protocol['novel_classes']:,} novel categories (★)"
+    return f"{text}."
 
 
 def _accuracy(runs: Sequence[Run], output: Path) -> Section:
@@ -137,6 +138,9 @@ def _accuracy(runs: Sequence[Run], output: Path) -> Section:
         caption += " APr, APc and APf: rare, common and frequent categories, as LVIS calls them."
     if "AP_novel" in shown:
         caption += " AP_novel: categories that no training picture was annotated with."
+        caption += " AP_base: all others."
+    if any(math.isnan(run.get(name, math.nan)) for run in metrics.values() for name in shown):
+        caption += " –: there is no object of such a category, or it was not measured."
     text = (
         "Box AP in percent, the mean over IoU thresholds from 0.5 to 0.95; "
         f"{runs[0].record['protocol']['ap']}."
@@ -152,7 +156,7 @@ def _accuracy(runs: Sequence[Run], output: Path) -> Section:
     )
 
 
-def _training(runs: Sequence[Run], output: Path) -> Section:
+def _training(runs: Sequence[Run], output: Path) -> Section | None:
     curves = {run.label: path for run in runs if (path := run.metrics_json) is not None}
     contents: list[Content] = []
     if curves:
@@ -162,9 +166,9 @@ def _training(runs: Sequence[Run], output: Path) -> Section:
         if len(curves) > 1:
             caption += " Losses of different methods can't be compared: only their course can."
         contents.append(Figure(png, caption))
-    if without := [run.label for run in runs if run.label not in curves]:
+    if without := [run.label for run in runs if run.folder and run.label not in curves]:
         contents.append(f"Not recorded (there is no metrics.json): {', '.join(without)}.")
-    return Section("Training", contents)
+    return Section("Training", contents) if contents else None
 
 
 def _categories(found: _Found, colors: Mapping[str, str], output: Path) -> Section | None:
