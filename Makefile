@@ -68,7 +68,7 @@ app: env ## a page to try a detector on, in the browser; the demo's, made first 
 
 demo-photographs: photographs env ## the production model, a few steps on DETECTRON2_DATASETS
 	$(PY) projects/GridCLIP/train_net.py --config-file $(DEMO_CONFIG) train.output_dir=$(DEMO_OUTPUT)
-	$(PY) scripts/visualize_results.py $(DEMO_OUTPUT)
+	$(PY) scripts/visualize.py results $(DEMO_OUTPUT)
 
 photographs:
 	@for name in lvis_v1_train lvis_v1_val; do \

@@ -57,5 +57,7 @@ def test_the_example_from_top_to_bottom(root):
     assert "AP_novel" not in closed["metrics"]["bbox"]
     opened = read_results(root / "output/bccd/open/results.json")
     assert opened["data"]["novel"] == ["WBC"] and "AP_novel" in opened["metrics"]["bbox"]
-    assert len(list((root / "output/bccd/gridclip/pictures").glob("*.jpg"))) == 20
+    report = root / "output/bccd/gridclip/report"
+    assert len(list((report / "pictures/gridclip").glob("*.jpg"))) == 20
+    assert "called right" in (report / "index.html").read_text()
     assert Image.open(root / "cells.jpg").size == (640, 480)

@@ -54,8 +54,9 @@ def test_production_config_trains_resumes_and_evaluates(mini_datasets, tmp_path)
     assert "Starting training from iteration 4" in printed
     assert read_results(output / "results.json")["iterations"] == 6
 
-    run(mini_datasets, ROOT / "scripts/visualize_results.py", output)
-    assert (output / "losses.png").is_file() and list((output / "pictures").glob("*.jpg"))
+    run(mini_datasets, ROOT / "scripts/visualize.py", "results", output)
+    report = output / "report"
+    assert (report / "losses.png").is_file() and list(report.glob("pictures/run/*.jpg"))
 
 
 @pytest.mark.slow

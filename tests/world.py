@@ -150,6 +150,22 @@ def save_untrained_vild(variant: str, world: Path, clip_archive: Path, folder: P
     return folder
 
 
+def save_untrained_gridclip(world: Path, clip_archive: Path, folder: Path) -> Path:
+    """As :func:`save_untrained_vild`, with boxes of some size."""
+    cfg = tiny_config(world, clip_archive, folder / "output")
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    prepare_text_embeddings(cfg, instantiate(cfg.data.train))
+    cfg.model.federated_weights = None
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    checkpointer = GridCLIPCheckpointer(model, str(folder))
+    checkpointer.load(str(clip_archive))
+    torch.nn.init.normal_(model.head.grid_embedding.weight)
+    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+    checkpointer.save("detector")
+    return folder
+
+
 def _on_world(name: str, world: Path, clip_archive: Path, output_dir: Path, train: dict):
     cfg = LazyConfig.load(str(CONFIGS / f"{name}.py"))
     cfg.clip.update(weights=str(clip_archive), names=None)

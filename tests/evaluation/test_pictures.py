@@ -7,7 +7,7 @@ from PIL import Image
 
 from gridclip.data import all_records, open_dataset
 from gridclip.evaluation import draw_detections, plot_losses
-from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, _read_metrics
+from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, read_metrics
 
 WIDTH, HEIGHT = 1200, 800  # large enough not to be enlarged
 GAP, CAPTION = 8, 28
@@ -194,7 +194,7 @@ def test_a_resumed_and_a_cut_record(tmp_path, caplog):
         ],
     )
     path.write_text(path.read_text() + '{"iteration": 79, "loss_c')
-    scalars = _read_metrics(path)
+    scalars = read_metrics(path)
     assert list(scalars["loss_cls"].items()) == [(19, 3.0), (39, 1.0)]
     assert list(scalars["lr"].items()) == [(19, 0.1), (39, 0.1)]
     assert "skipped 1 line" in caplog.text

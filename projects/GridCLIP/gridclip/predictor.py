@@ -284,7 +284,7 @@ class Predictor:
             inputs, sources = [], []
             for picture in batch:
                 try:
-                    inputs.append(self._prepare(picture))
+                    inputs.append(self.prepare(picture))
                 except (FileNotFoundError, ValueError) as error:
                     if on_error is None:
                         raise
@@ -298,8 +298,9 @@ class Predictor:
                 fields = {name: value.clone() for name, value in found.get_fields().items()}
                 yield Prediction(found.image_size, vocabulary=names, source=source, **fields)
 
-    def _prepare(self, picture: Picture) -> dict:
-        """A picture as the detector takes it."""
+    def prepare(self, picture: Picture) -> dict:
+        """A picture as the detector takes it: "image", (3, H, W) float32 RGB of the size that the
+        network sees, and the picture's own "height" and "width"."""
         pixels = read_picture(picture)
         height, width = pixels.shape[:2]
         resized = T.AugInput(pixels)

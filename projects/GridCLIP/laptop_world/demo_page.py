@@ -3,20 +3,16 @@
 The page stands alone: style and pictures are in the file, and it fetches nothing.
 """
 
-import base64
-import io
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from tabulate import tabulate
 
 from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.evaluation import read_results
 from gridclip.files import replacing
+from gridclip.page import cell, data_uri, numeric_columns
 from laptop_world.duration import duration
 from laptop_world.shapes import AXES, load_world
 
@@ -84,32 +80,6 @@ def render(**sections) -> str:
     )
     environment.filters.update(cell=cell, numeric_columns=numeric_columns, data_uri=data_uri)
     return environment.get_template("report.html.j2").render(dict.fromkeys(_SECTIONS) | sections)
-
-
-def cell(value: str | int | float | None) -> str:
-    """A table's value as text: floats with one decimal, None and NaN as a dash."""
-    if value is None or value != value:
-        return "–"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def numeric_columns(rows: Sequence[Sequence]) -> set[int]:
-    """Indices of the columns that hold no text."""
-    columns = enumerate(zip(*rows, strict=True))
-    return {i for i, column in columns if not any(isinstance(value, str) for value in column)}
-
-
-def data_uri(picture: str | os.PathLike, max_width: int) -> str:
-    """A PNG or JPEG file as a data URI of the same format, at most ``max_width`` pixels wide."""
-    with Image.open(picture) as image:
-        kind = image.format
-        if image.width > max_width:
-            height = round(image.height * max_width / image.width)
-            image = image.resize((max_width, height), Image.Resampling.LANCZOS)
-        content = io.BytesIO()
-        image.save(content, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
-    encoded = base64.b64encode(content.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{encoded}"
 
 
 def introduction(demo, record: dict, seconds: dict[str, float]) -> dict:

@@ -15,15 +15,16 @@ from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
+from msgspec.structs import asdict
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from gridclip.data import DatasetDescription, all_records, open_dataset
+from gridclip.data import DatasetDescription, all_records
 from gridclip.files import replacing
 from gridclip.pictures import read_picture
 
 from .fonts import font_families
-from .results import read_results
+from .runs import evaluated_images, open_evaluated, open_runs, read_detections
 
 _BASE_COLOR = (0.1, 0.8, 1.0)
 _NOVEL_COLOR = (1.0, 0.5, 0.0)
@@ -104,29 +105,19 @@ def draw_results(
 
     Raises:
         FileNotFoundError: the folder holds no results, or the data are not there any more.
-        ValueError: the results are of an earlier version, which did not say where the data are.
+        ValueError: the results are of an earlier version, which did not say where the data are, or
+            the data have changed since.
     """
-    output_dir = Path(output_dir)
-    results = output_dir / "results.json"
-    record = read_results(results)
-    if (arguments := record.get("data")) is None:
-        raise ValueError(f"{results} is older and does not say where its data are: evaluate anew.")
-    if not (written := sorted(output_dir.glob("*_instances_results.json"))):
-        raise FileNotFoundError(
-            f"No *_instances_results.json in {output_dir}: evaluate first, with this output folder."
-        )
-    data = open_dataset(**arguments)
+    (run,) = open_runs([output_dir])
+    data = open_evaluated(run)
+    found = read_detections(Path(output_dir))
     data.check_pictures()
-    newest = max(written, key=lambda path: path.stat().st_mtime)
-    found = json.loads(newest.read_text(encoding="utf-8"))
-    images = set(data.annotations.image_ids)
-    if record["protocol"]["images"] < len(images):  # which ones, the detections tell
-        images = {detection["image_id"] for detection in found}
+    images = evaluated_images(run, data, found)
     return draw_detections(
         [record for record in all_records(data) if record["image_id"] in images],
         data,
-        found,
-        output_dir / "pictures",
+        [asdict(detection) for detection in found],
+        Path(output_dir) / "pictures",
         score_threshold=score_threshold,
         max_images=max_images,
     )
@@ -142,7 +133,7 @@ def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path
         FileNotFoundError: ``metrics_json`` is missing.
         ValueError: it records no loss.
     """
-    scalars = _read_metrics(Path(metrics_json))
+    scalars = read_metrics(Path(metrics_json))
     names = ["total_loss", *sorted(name for name in scalars if name.startswith("loss"))]
     losses = {name: scalars[name] for name in names if scalars.get(name)}
     if not losses:
@@ -235,7 +226,7 @@ def _side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> I
     return canvas
 
 
-def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """The finite scalars: name to iteration, ascending, to value."""
     scalars: dict[str, dict[int, float]] = defaultdict(dict)
     skipped = 0

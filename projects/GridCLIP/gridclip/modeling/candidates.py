@@ -17,6 +17,21 @@ def head_scores(logits: Tensor, quality: Tensor) -> Tensor:
     return (logits.sigmoid() * quality.sigmoid()).sqrt()
 
 
+def location_scores(
+    classifier: FoldedClassifier,
+    grid_features: Tensor,
+    quality: Tensor,
+    dense: DenseMap | None,
+    centers: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The scores (R, C) that count, and those of the head alone; they differ by the dense map.
+
+    Args: as of :func:`best_locations`.
+    """
+    head = head_scores(classifier(grid_features), quality)
+    return (head if dense is None else dense.combine(head, centers)), head
+
+
 def best_locations(
     classifier: FoldedClassifier,
     grid_features: Tensor,

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from gridclip.text import TextEmbeddings
 
 from .assignment import Assignment, TaskAlignedAssignment
-from .candidates import best_locations, best_pairs, head_scores
+from .candidates import best_locations, best_pairs, location_scores
 from .dense_scores import DenseMap, DenseScores
 from .federated_loss import federated_classes, sample_classes
 from .image_alignment import ImageAlignment, Maps
+from .score_maps import LevelScores, score_level
 from .text_classifier import FoldedClassifier, TextClassifier
 
 
@@ -261,11 +262,7 @@ class GridCLIP(FCOS):
         classifier = self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
-            dense = None
-            if self.dense_scores is not None and dense_probabilities is not None:
-                stride = self.backbone.bottom_up.size_divisibility
-                weights = self.dense_scores.weights(self.classifier.is_novel)
-                dense = DenseMap(dense_probabilities[i], weights, stride)
+            dense = self._dense_map(dense_probabilities, i)
             levels = [
                 self._decode_level(classifier, x[i], deltas[i], quality[i], anchor, dense)
                 for x, deltas, quality, anchor in zip(*predictions, anchors, strict=True)
@@ -279,6 +276,37 @@ class GridCLIP(FCOS):
             results.append(found)
         return results
 
+    def score_maps(self, batched_inputs: list[dict]) -> list[list[LevelScores]]:
+        """The scores of all locations, of which detection keeps the best.
+
+        Args:
+            batched_inputs: as in :meth:`forward`.
+
+        Returns:
+            Of each image its levels, the finest first. They cover the padded image.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.head_in_features]
+        predictions = self.head(levels)
+        parts = list(zip(*predictions, self.anchor_generator(levels), levels, strict=True))
+        with torch.autocast(self.device.type, enabled=False):
+            classifier, probabilities = self._fold_classifier(), self._dense_probabilities(features)
+            maps = []
+            for i in range(len(batched_inputs)):
+                dense = self._dense_map(probabilities, i)
+                maps.append(
+                    [
+                        score_level(
+                            *(classifier, x[i].float(), quality[i], dense, anchors.get_centers()),
+                            self.box2box_transform.apply_deltas(deltas[i], anchors.tensor),
+                            level.shape[-2:],
+                        )
+                        for x, deltas, quality, anchors, level in parts
+                    ]
+                )
+        return maps
+
     def _dense_probabilities(self, features: dict[str, Tensor]) -> Tensor | None:
         """(N, H, W, C), of res5's cells; None without ``dense_scores``."""
         if self.dense_scores is None:
@@ -287,6 +315,14 @@ class GridCLIP(FCOS):
         return self.dense_scores.probabilities(
             embeddings, self.classifier.text_embeddings, self.classifier.competitors
         )
+
+    def _dense_map(self, probabilities: Tensor | None, image: int) -> DenseMap | None:
+        """Of one image; ``probabilities`` are those of the batch."""
+        if self.dense_scores is None or probabilities is None:
+            return None
+        stride = self.backbone.bottom_up.size_divisibility
+        weights = self.dense_scores.weights(self.classifier.is_novel)
+        return DenseMap(probabilities[image], weights, stride)
 
     def _fold_classifier(self) -> FoldedClassifier:
         text_embeddings = self.classifier.text_embeddings
@@ -312,9 +348,9 @@ class GridCLIP(FCOS):
         places = best_locations(
             classifier, grid_features, quality, self.test_topk_locations, dense, centers
         )
-        scores = head_scores(classifier(grid_features[places]), quality[places])
-        if dense is not None:
-            scores = dense.combine(scores, centers[places])
+        scores, _ = location_scores(
+            classifier, grid_features[places], quality[places], dense, centers[places]
+        )
         scores, rows, classes = best_pairs(
             scores, self.test_topk_candidates, self.test_score_thresh
         )

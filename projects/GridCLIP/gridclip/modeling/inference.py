@@ -59,16 +59,21 @@ def optimize_for_inference(
             if name in _COMPILED:
                 _replace_forward(module, torch.compile(type(module).forward, dynamic=True))
     device_type = next(fast.parameters()).device.type
-    forward = type(fast).forward
+    _replace_forward(fast, _for_inference(type(fast).forward, device_type, dtype))
+    if isinstance(fast, GridCLIP):
+        score_maps = _for_inference(GridCLIP.score_maps, device_type, dtype)
+        fast.score_maps = types.MethodType(score_maps, fast)  # type: ignore[method-assign]
+    return fast
 
+
+def _for_inference(method: Callable, device_type: str, dtype: torch.dtype) -> Callable:
     def infer(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Contexts of each call's own: threads that share one would restore each other's state.
         mixed = nullcontext() if dtype == torch.float32 else torch.autocast(device_type, dtype)
         with torch.inference_mode(), mixed:
-            return forward(self, *args, **kwargs)
+            return method(self, *args, **kwargs)
 
-    _replace_forward(fast, infer)
-    return fast
+    return infer
 
 
 def _replace_forward(module: nn.Module, forward: Callable) -> None:
