@@ -3,6 +3,7 @@
 python scripts/update_results_tables.py
 """
 
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,8 @@ def update(name: str, results: Path) -> tuple[Path, str]:
 
 
 def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
     for name in SECTIONS:
         page, text = update(name, PROJECT / "results")
         page.write_text(text)

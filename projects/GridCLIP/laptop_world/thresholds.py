@@ -121,7 +121,7 @@ def best_threshold(scores: NDArray, right: NDArray, objects: int) -> dict[str, f
 
 
 def measure(weights: str, pictures: int) -> dict:
-    """The record: by "competing" or "alone" and number of names, what :func:`best_threshold` says."""
+    """The record: "best" by "competing" or "alone" and the number of names asked for."""
     scenes = [build_scene("test", "val", i, SEED) for i in range(pictures)]
     truth = [boxes_of(scene) for scene in scenes]
     drawn = [render(scene, SIZE) for scene in scenes]
