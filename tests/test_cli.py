@@ -1,7 +1,6 @@
 """The commands of ``gridclip``: they run the repository's own files, and their help answers."""
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -28,10 +27,16 @@ def commands(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd
-    )
+def run_script(name: str, *arguments: str) -> None:
+    """``python FILE ARGUMENTS`` of a command, in this process."""
+    command = COMMANDS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [command.file, *command.arguments, *arguments])
+        run_path(str(ROOT / command.file), run_name="__main__")
+
+
+def run_command(name: str, *arguments: str) -> None:
+    main([name, *arguments])
 
 
 def test_help_lists_every_command_that_is_there(capsys):
@@ -109,44 +114,38 @@ def test_help_of_a_command(arguments, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_of_each_command_is_that_of_its_script(name, monkeypatch, capsys):
+def test_help_of_each_command_is_that_of_its_script(name, capsys):
     printed = []
-    script = str(ROOT / COMMANDS[name].file)
-    monkeypatch.setattr(sys, "argv", [script, "--help"])
-    for help in (lambda: main([name, "--help"]), lambda: run_path(script, run_name="__main__")):
+    for run in (run_command, run_script):
         with pytest.raises(SystemExit) as exit_info:
-            help()
+            run(name, "--help")
         assert not exit_info.value.code
         # The usage is broken into lines by the name's length.
         usage, _, rest = capsys.readouterr().out.partition("\n\n")
         printed.append((usage.split(), rest))
-    (own, own_rest), (scripts, rest) = printed
-    assert own_rest == rest
-    assert own == ["usage:", "gridclip", name, *scripts[2:]]
-    assert scripts[1] == Path(script).name
+    (usage, rest), (usage_of_script, rest_of_script) = printed
+    assert rest == rest_of_script
+    assert usage == ["usage:", "gridclip", name, *usage_of_script[2:]]
 
 
-def test_a_command_does_what_its_script_does(tmp_path):
-    """The same file, line and exit code; of a refusal, too."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labels").mkdir()
-    Image.new("RGB", (20, 10)).save(tmp_path / "images/a.png")
-    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (tmp_path / "data.yaml").write_text("names: [cat]\n")
-    given = ["yolo", "--data", "data.yaml", "--images", "images", "--output", "out.json"]
-    for labels in ("labels", "gone"):
-        outcomes = []
-        for program in (
-            [str(ROOT / "scripts/convert_dataset.py")],
-            ["-m", "gridclip.cli", "convert"],
-        ):
-            done = run(*program, *given, "--labels", labels, cwd=tmp_path)
-            error = done.stderr.splitlines()[-1] if done.returncode else ""
-            outcomes.append((done.returncode, done.stdout, error))
-            if not done.returncode:
-                outcomes[-1] += (json.loads((tmp_path / "out.json").read_text()),)
-        assert outcomes[0] == outcomes[1]
-        assert (outcomes[0][0] == 0) == (labels == "labels")
+def test_a_command_does_what_its_script_does(tmp_path, monkeypatch, capsys):
+    """The same file, printed line and refusal."""
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("labels").mkdir()
+    Image.new("RGB", (20, 10)).save("images/a.png")
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    Path("data.yaml").write_text("names: [cat]\n")
+    outcomes = []
+    for run in (run_command, run_script):
+        given = ["yolo", "--data", "data.yaml", "--images", "images", "--output", "out.json"]
+        run("convert", *given, "--labels", "labels")
+        with pytest.raises(SystemExit, match="error: .*gone") as exit_info:
+            run("convert", *given, "--labels", "gone")
+        written = Path("out.json").read_text()
+        outcomes.append((written, capsys.readouterr().out, exit_info.value.code))
+        Path("out.json").unlink()
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_command_runs_as_main_with_its_own_arguments(commands, capsys):
