@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="of the training")
-    parser.add_argument("--max-images", type=int, default=12, metavar="N", help="default: 12")
+    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
+    parser.add_argument("--max-images", type=int, default=12)
     parser.add_argument(
         "--score-threshold",
         type=float,

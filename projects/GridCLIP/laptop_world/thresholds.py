@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from laptop_world.experiment import PROJECT
 from laptop_world.shapes.dataset import clip_to_unit_square
 from laptop_world.shapes.drawing import render
 from laptop_world.shapes.scenes import Scene, build_scene
+from laptop_world.shapes.vocabulary import load_world
 
 CONFIG = "projects/GridCLIP/configs/laptop/gridclip.py"
 NAMES_ASKED = (1, 2, 10, 34, 130)
@@ -80,10 +82,25 @@ def detect(
             yield i, predictor(picture, threshold=LEAST_SCORE)
 
 
+class Matched(NamedTuple):
+    """All detections of a pass, D of them.
+
+    Attributes:
+        classes: (D,) int, the names' indices.
+        scores: (D,) float.
+        right: (D,) bool, whether each found an object of its name.
+    """
+
+    classes: NDArray
+    scores: NDArray
+    right: NDArray
+
+
 def match(
-    found: Sequence[tuple[int, Prediction]], truth: Sequence[tuple[NDArray, NDArray]], names
-) -> tuple[NDArray, NDArray]:
-    """Scores (D,) of all detections, and whether each found an object of its name: (D,) bool."""
+    found: Sequence[tuple[int, Prediction]],
+    truth: Sequence[tuple[NDArray, NDArray]],
+    names: Sequence[str],
+) -> Matched:
     index = {name: i for i, name in enumerate(names)}
     images = np.concatenate([np.full(len(p), i) for i, p in found])
     classes = np.array([index[name] for _, p in found for name in p.names], int)
@@ -98,11 +115,9 @@ def match(
         own = own[np.argsort(-scores[own], kind="stable")]
         gt = true_classes == c
         candidates = find_candidates(boxes[own], images[own], true_boxes[gt], true_images[gt], IOU)
-        matches = match_greedily(
-            candidates, np.zeros((gt.sum(), 1), bool), np.array([IOU]), len(own)
-        )
-        right[own] = matches[:, 0, 0] >= 0
-    return scores, right
+        ignored = np.zeros((gt.sum(), 1), bool)
+        right[own] = match_greedily(candidates, ignored, np.array([IOU]), len(own))[:, 0, 0] >= 0
+    return Matched(classes, scores, right)
 
 
 def best_threshold(scores: NDArray, right: NDArray, objects: int) -> dict[str, float]:
@@ -120,25 +135,40 @@ def best_threshold(scores: NDArray, right: NDArray, objects: int) -> dict[str, f
     }
 
 
+def by_novelty(matched: Matched, true_classes: NDArray) -> dict[str, dict[str, float]]:
+    """What :func:`best_threshold` says of "base" and of "novel" names."""
+    novel = np.array([axis is not None for axis in load_world("test").axes])
+    rows = {}
+    for name, kind in (("base", ~novel), ("novel", novel)):
+        own = kind[matched.classes]
+        objects = int(kind[true_classes].sum())
+        rows[name] = best_threshold(matched.scores[own], matched.right[own], objects)
+    return rows
+
+
 def measure(weights: str, pictures: int) -> dict:
-    """The record: "best" by "competing" or "alone" and the number of names asked for."""
+    """The record: "best" by "competing" or "alone" and the number of names, and by "novelty"."""
     scenes = [build_scene("test", "val", i, SEED) for i in range(pictures)]
     truth = [boxes_of(scene) for scene in scenes]
     drawn = [render(scene, SIZE) for scene in scenes]
     predictor = Predictor(CONFIG, weights, device="cpu")
     memos = [Memo(getattr(predictor.model, name)) for name in ("backbone", "head")]
-    names, objects = predictor.names, sum(len(classes) for classes, _ in truth)
+    names, true_classes = predictor.names, np.concatenate([classes for classes, _ in truth])
     best: dict = {}
     for kind in ("competing", "alone"):
         for asked in NAMES_ASKED:
             found = list(detect(predictor, memos, drawn, asked, kind == "competing"))
-            row = best_threshold(*match(found, truth, names), objects)
+            matched = match(found, truth, names)
+            row = best_threshold(matched.scores, matched.right, len(true_classes))
             best.setdefault(kind, {})[str(asked)] = row
+            if kind == "competing" and asked == len(names):
+                best["novelty"] = by_novelty(matched, true_classes)
     return {
         "best": best,
         "default_threshold": DEFAULT,
         "iou": IOU,
-        "pictures": {"world": "test", "seed": SEED, "count": pictures, "objects": objects},
+        "pictures": {"world": "test", "seed": SEED, "count": pictures},
+        "objects": len(true_classes),
         "config": CONFIG,
         "detector_sha256": sha256_of_file(weights),
         "processor": processor_name("cpu"),
