@@ -29,6 +29,11 @@ def test_own_vocabulary(capsys):
     assert "pictures/0.png" in capsys.readouterr().out
 
 
+def test_troubleshooting():
+    namespace = run_page(ROOT / "docs/troubleshooting.md")
+    assert "class_name" in namespace["detections"].data
+
+
 def test_quick_start(capsys):
     namespace = run_page(ROOT / "docs/quick-start.md", ("python", "sh"))
     assert namespace["predictor"].names == ("this one",)
@@ -49,5 +54,5 @@ def test_equal_losses():
 def test_all_python_is_run():
     """The tests above and test_own_data_page.py run every page that has Python."""
     with_python = {str(p.relative_to(ROOT)) for p in PAGES if blocks(p.read_text(), "python")}
-    pages = ("quick-start", "own-data", "own-vocabulary")
+    pages = ("quick-start", "own-data", "own-vocabulary", "troubleshooting")
     assert with_python == {"README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in pages)}
