@@ -22,6 +22,7 @@ from laptop_world.tables import (
     laptop_runs_note,
     laptop_time_table,
     laptop_world_table,
+    thresholds_table,
 )
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
@@ -41,6 +42,7 @@ SECTIONS = {
     "training": {"first_steps_h100.json": first_steps_table},
     "fine-tuning": {"fine_tuning.json": fine_tuning_table},
     "own-data": {"own_data_bccd.json": own_data_table},
+    "own-vocabulary": {"thresholds.json": thresholds_table},
     "speed": {
         "speed_cpu.json": speed_table,
         "teacher_passes_cpu.json": teacher_passes_table,
