@@ -149,18 +149,17 @@ def thresholds_table(record: dict) -> str:
         f"| {asked} | {_best(best['competing'][asked])} | {_best(best['alone'][asked])} |"
         for asked in best["competing"]
     ]
-    novelty = best["novelty"]
+    base, novel = (_best(best["novelty"][kind]).split(" | ") for kind in ("base", "novel"))
+    default = record["default_threshold"]
+    columns = f"threshold | F1 | F1 at {default}"
     return "\n".join(
         [
-            "| names asked for at once | as it is: threshold | F1 | F1 at "
-            f"{record['default_threshold']} | without competitors: threshold | F1 | F1 at "
-            f"{record['default_threshold']} |",
+            f"| names asked for at once | as it is: {columns} | without competitors: {columns} |",
             "|" + "---|" * 7,
             *rows,
             "",
-            "The threshold with the best F1, and that F1. Names annotated in training have "
-            f"their best at {novelty['base']['threshold']:.2f}, F1 {novelty['base']['f1']:.2f}; novel ones at "
-            f"{novelty['novel']['threshold']:.2f}, F1 {novelty['novel']['f1']:.2f}. "
+            f"The threshold with the best F1, and that F1. Of names annotated in training it is "
+            f"{base[0]}, F1 {base[1]}, and of novel ones {novel[0]}, F1 {novel[1]}. "
             f"{pictures['count']} pictures with {record['objects']} objects, drawn for this, every "
             "name asked for in every picture, in groups; the last group of 34 has 28. One "
             f"detector, on {record['processor']}. Commit {record['commit'][:10]}, "
