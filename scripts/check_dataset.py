@@ -88,7 +88,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--config-file", metavar="CONFIG.py", help="instead: the data sets of a config")
     add("--part", choices=["train", "val"], help="this data set of the config alone")
     add("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    add("--num-workers", type=int, default=os.cpu_count(), help="default: all cores")
+    add("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
     add("--clip", metavar="WEIGHTS", help="compare the names by CLIP: clip://RN50 or a file")
     add("--text-embeddings", metavar="FILE", help="compare the names by these instead")
     add("--list", type=Path, metavar="FILE", help="write all pictures that can't be used there")

@@ -6,6 +6,7 @@ standard library alone, so that it also runs where the installation is broken.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -22,10 +23,9 @@ GET_DATA = "datasets/README.md, or set DETECTRON2_DATASETS"
 GET_WEIGHTS = "fetched at the first use of clip://RN50; offline, copy the file there"
 DATASETS = ("coco/train2017", "coco/val2017", "lvis/lvis_v1_train.json", "lvis/lvis_v1_val.json")
 # Distributions that bring the same module; two of them overwrite one another's files.
-OPENCV = ("opencv-python", "opencv-contrib-python")
 DISTRIBUTIONS = {
     "clip": ("clip-anytorch", "clip"),
-    "cv2": (*OPENCV, *(f"{name}-headless" for name in OPENCV)),
+    "cv2": tuple(f"opencv{a}-python{b}" for a in ("", "-contrib") for b in ("", "-headless")),
     "detectron2": ("sal-detectron2", "detectron2"),
 }
 
@@ -134,14 +134,14 @@ def run(check: Callable[[], str]) -> tuple[str, ...]:
         return fault.args
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     warnings.simplefilter("ignore")  # a warning of an import is not a fault
     rows = {name: run(check) for name, check in checks().items()}
     width = max(map(len, rows))
     for name, (status, detail, fix) in rows.items():
-        print(f"{name:{width}}  {status:7}  {detail}")
-        if fix:
-            print(f"{'':{width}}  {'':7}  fix: {fix}")
+        fixed_by = f"\n{'':{width}}  {'':7}  fix: {fix}" if fix else ""
+        print(f"{name:{width}}  {status:7}  {detail}{fixed_by}")
     if missing := [name for name, (status, *_) in rows.items() if status == MISSING]:
         sys.exit(f"\nMissing: {', '.join(missing)}")
 

@@ -41,16 +41,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", nargs="+", metavar="W", help="a checkpoint for each of --config-file")
     add("--image-dir", type=Path, metavar="DIR", help="pictures (default: random ones)")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="of a picture (default: 800 1333)")
-    add("--batch-size", type=int, default=1, metavar="N")
+    add("--batch-size", type=int, default=1, metavar="N", help="default: 1")
     add(
         "--runs", type=int, metavar="N", help="counted runs (default: 10); half as many in training"
     )
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="default: cuda where there is one, else cpu")
+    dtypes = ["float32", "bfloat16", "float16"]
+    add("--dtype", default="float32", choices=dtypes, help="default: float32")
     add("--compile", action="store_true", help="use torch.compile in inference")
     add("--threads", type=int, metavar="N", help="threads of PyTorch's operators")
     add("--quick", action="store_true", help="small pictures, few runs, fewer detectors")
-    add("--json", type=Path, required=True, metavar="FILE")
+    add(
+        "--json",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="all figures; the picture is beside it",
+    )
     args = parser.parse_args(argv)
     configs = args.config_file
     if missing := [path for path in configs if not path.is_file()]:

@@ -121,14 +121,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     formats = parser.add_subparsers(dest="format", required=True)
+    path = dict(required=True, type=Path)
     for name, option in (("voc", "--annotations"), ("yolo", "--labels")):
-        part = formats.add_parser(name)
-        part.add_argument(option, dest="annotations", required=True, type=Path, metavar="DIR")
+        add = formats.add_parser(name, help=f"of {option} DIR and --images DIR").add_argument
+        add(option, dest="annotations", metavar="DIR", help="a file a picture", **path)
         if name == "yolo":
-            part.add_argument("--data", required=True, type=Path, metavar="data.yaml")
-        part.add_argument("--images", required=True, type=Path, metavar="DIR")
-        part.add_argument("--list", type=Path, metavar="FILE", help="one picture a line, no suffix")
-        part.add_argument("--output", required=True, type=Path, metavar="FILE.json")
+            add("--data", metavar="data.yaml", help="has the names", **path)
+        add("--images", metavar="DIR", help="the pictures", **path)
+        add("--list", type=Path, metavar="FILE", help="one picture a line, no suffix")
+        add("--output", metavar="FILE.json", help="is written, in COCO's format", **path)
     args = parser.parse_args(argv)
     try:
         data = convert(args)

@@ -18,10 +18,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("before", type=Path, metavar="BEFORE")
-    parser.add_argument("after", type=Path, metavar="AFTER")
-    parser.add_argument("--alpha", type=float, default=0.5, help="0: before, 1: after")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.pth")
+    parser.add_argument("before", type=Path, metavar="BEFORE", help="weights before fine-tuning")
+    parser.add_argument("after", type=Path, metavar="AFTER", help="and after it")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="0: before, 1: after; default: 0.5"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE.pth", help="of the mixture"
+    )
     args = parser.parse_args(argv)
     try:
         interpolate_weights(args.before, args.after, args.alpha, args.output)

@@ -6,10 +6,9 @@
     python scripts/precompute.py regions --dataset lvis_v1_train --clip clip://RN50 \\
         --proposals DIR --output DIR
 
-images: for GridCLIP's image-level alignment. proposals: of a detector trained on base categories
-only, as with configs/lvis/vild_text_r50_ov.py; one that has seen novel categories leaks them into
-ViLD's training. regions: of those proposals, for ViLD's distillation. train_net.py makes images and
-regions by itself where they are missing.
+images: for GridCLIP's image-level alignment; proposals: of a detector trained on base categories
+only, as with configs/lvis/vild_text_r50_ov.py, or novel ones leak into ViLD's training; regions: of
+those proposals, for its distillation. train_net.py makes missing images and regions by itself.
 
 An interrupted run goes on where it stopped when the same command is given again. With several GPUs:
 torchrun --nproc_per_node 8 scripts/precompute.py ...
@@ -102,8 +101,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="{images,proposals,regions}")
-    for run in (images, regions):
-        command = commands.add_parser(run.__name__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for run, of_what in ((images, "pictures"), (regions, "ViLD's proposals")):
+        command = commands.add_parser(run.__name__, help=f"CLIP's embeddings of {of_what}")
         command.set_defaults(run=run)
         add = command.add_argument
         add("--dataset", metavar="NAME", help="in detectron2's DatasetCatalog; or --json, --images")
@@ -113,13 +113,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         add("--output", required=True, metavar="DIR", help="folder of the store")
         add("--batch-size", type=int, default=128, help="windows or crops that CLIP sees at once")
         add("--num-workers", type=int, default=4, help="processes that read pictures")
-        add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        add("--device", default=device, help="default: cuda where there is one, else cpu")
         if run is images:
             add("--windows", default="tiles9", choices=WINDOW_SETS, help="default: tiles9")
             add("--no-mirror", action="store_true", help="leave out the mirrored pictures")
         else:
             add("--proposals", required=True, metavar="DIR", help="folder of the proposal store")
-    command = commands.add_parser("proposals")
+    command = commands.add_parser("proposals", help="the proposals of a trained ViLD")
     command.set_defaults(run=proposals)
     add = command.add_argument
     add("--config-file", required=True, metavar="CONFIG.py", help="that of the training")

@@ -49,8 +49,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="prompt templates (default: imagenet; with --from-npy: not known)",
     )
     parser.add_argument("--synonyms", action="store_true", help="average over the synonyms too")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.safetensors", help="is written"
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="default: cuda where there is one")
     args = parser.parse_args(argv)
     if args.from_npy and not args.clip_model_id:
         parser.error("--from-npy needs --clip-model-id, such as ViT-B/32")

@@ -29,14 +29,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True)
-    add("--weights", required=True, help="of the trained detector")
-    add("--scales", nargs="+", type=float, help="default: the config's")
-    add("--base-weights", nargs="+", type=float, help="default: the config's")
-    add("--novel-weights", nargs="+", type=float, help="default: the config's")
-    add("--metric", default="AP_base", help="default: AP_base")
+    add("--config-file", required=True, metavar="CONFIG.py", help="that of the training")
+    add("--weights", required=True, metavar="FILE", help="of the trained detector")
+    add(
+        "--scales", nargs="+", type=float, metavar="X", help="of the cosines; default: the config's"
+    )
+    add(
+        "--base-weights", nargs="+", type=float, metavar="X", help="from 0 to 1, of base categories"
+    )
+    add("--novel-weights", nargs="+", type=float, metavar="X", help="and of novel ones")
+    add("--metric", default="AP_base", help="what is to be best (default: AP_base)")
     add("--development", action="store_true", help="the data are not those of any report")
-    add("--opts", nargs="*", default=[], metavar="KEY=VALUE", help="of the config")
+    add("--opts", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
     args = parser.parse_args(argv)
     if args.metric not in WITHOUT_NOVEL and not args.development:
         parser.error(

@@ -3,6 +3,7 @@
 python scripts/update_results_tables.py
 """
 
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from laptop_world.tables import (
     laptop_runs_note,
     laptop_time_table,
     laptop_world_table,
+    thresholds_table,
 )
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
@@ -40,6 +42,7 @@ SECTIONS = {
     "training": {"first_steps_h100.json": first_steps_table},
     "fine-tuning": {"fine_tuning.json": fine_tuning_table},
     "own-data": {"own_data_bccd.json": own_data_table},
+    "own-vocabulary": {"thresholds.json": thresholds_table},
     "speed": {
         "speed_cpu.json": speed_table,
         "teacher_passes_cpu.json": teacher_passes_table,
@@ -80,6 +83,8 @@ def update(name: str, results: Path) -> tuple[Path, str]:
 
 
 def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
     for name in SECTIONS:
         page, text = update(name, PROJECT / "results")
         page.write_text(text)

@@ -89,7 +89,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="CONFIG.py")
+    parser.add_argument(
+        "--config-file", required=True, metavar="CONFIG.py", help="that of the training"
+    )
     parser.add_argument("--weights", required=True, metavar="FILE", help="the trained detector's")
     parser.add_argument(
         "--vocabulary",
@@ -100,7 +102,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PIC", help="pictures, folders, globs"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="is written")
     parser.add_argument(
         "--score-threshold",
         type=float,

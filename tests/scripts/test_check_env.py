@@ -44,7 +44,7 @@ def other_clip(monkeypatch, tmp_path) -> Path:
 
 
 def test_everything_required_is_installed_here(capsys):
-    check_env.main()
+    check_env.main([])
     assert MISSING not in capsys.readouterr().out
 
 
@@ -73,7 +73,7 @@ def test_main_fails_when_detectron2_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)  # makes `import detectron2` fail
     assert row("detectron2")[0] == MISSING
     with pytest.raises(SystemExit, match="Missing: detectron2$"):
-        check_env.main()
+        check_env.main([])
 
 
 def test_a_module_that_fails_with_another_error_is_missing(monkeypatch, tmp_path):
@@ -193,5 +193,5 @@ def test_clip_weights(monkeypatch, tmp_path):
 def test_missing_data_and_weights_only_warn(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    check_env.main()
+    check_env.main([])
     assert capsys.readouterr().out.count(WARNING) == 5

@@ -142,6 +142,36 @@ def laptop_time_table(curves: dict) -> str:
     )
 
 
+def thresholds_table(record: dict) -> str:
+    """The record of ``laptop_world.thresholds``."""
+    best, pictures = record["best"], record["pictures"]
+    rows = [
+        f"| {asked} | {_best(best['competing'][asked])} | {_best(best['alone'][asked])} |"
+        for asked in best["competing"]
+    ]
+    base, novel = (_best(best["novelty"][kind]).split(" | ") for kind in ("base", "novel"))
+    default = record["default_threshold"]
+    columns = f"threshold | F1 | F1 at {default}"
+    return "\n".join(
+        [
+            f"| names asked for at once | as it is: {columns} | without competitors: {columns} |",
+            "|" + "---|" * 7,
+            *rows,
+            "",
+            f"The threshold with the best F1, and that F1. Of names annotated in training it is "
+            f"{base[0]}, F1 {base[1]}, and of novel ones {novel[0]}, F1 {novel[1]}. "
+            f"{pictures['count']} pictures with {record['objects']} objects, drawn for this, every "
+            "name asked for in every picture, in groups; the last group of 34 has 28. One "
+            f"detector, on {record['processor']}. Commit {record['commit'][:10]}, "
+            f"torch {record['versions']['torch']}.",
+        ]
+    )
+
+
+def _best(cell: dict[str, float]) -> str:
+    return f"{cell['threshold']:.2f} | {cell['f1']:.2f} | {cell['f1_at_default']:.2f}"
+
+
 def mean_and_spread(cell: dict | None) -> str:
     """Text such as "48.3 ± 0.1": without the spread for a single run, a dash without a value."""
     if cell is None or cell["mean"] is None:
