@@ -58,7 +58,7 @@ class _Tree:
     Attributes:
         tokens, depths: (N,) a node's token, and its position in the prompt.
         ends: (P,) the node of each prompt's end token.
-        places: (groups, M) the node at each place; any node at a place without use.
+        places: (groups, M) the node at each place. What a place without use has is never read.
         own: (groups, M) whether the node at a place is new there. Each node is so once.
         visible: (groups, 1, M, M) whether the node at the first place attends to the second's.
     """
@@ -106,8 +106,7 @@ def _group(paths: Tensor, new: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Te
     group = torch.arange(len(cells), device=cells.device)[:, None, None]
     on_path = paths[group, row[:, :, None], depth[:, None, :]] == places[:, None, :]
     visible = on_path & placed[:, None, :] & (depth[:, None, :] <= depth[:, :, None])
-    # Nobody reads a place without use, but its softmax must not be one of nothing.
-    return places, own, (visible | ~placed[:, :, None])[:, None]
+    return places, own, visible[:, None]
 
 
 def _lengths(tokens: Tensor) -> Tensor:
