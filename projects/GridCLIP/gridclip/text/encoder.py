@@ -16,6 +16,7 @@ from tqdm import tqdm
 from gridclip.clip_weights import CLIPCheckpoint, load_clip
 from gridclip.text.embeddings import TextEmbeddings, as_strings, quote
 from gridclip.text.names import Category, load_categories, make_categories, prompt_phrases
+from gridclip.text.prefixes import encode_tokens, sort_prompts
 from gridclip.text.templates import get_templates, render_prompts
 
 Vocabulary = TextEmbeddings | str | os.PathLike | Sequence[str]
@@ -67,8 +68,7 @@ def build_text_embeddings(
     )
     sums = torch.zeros(len(categories), embed_dim)
     with tqdm(total=len(rows), desc="Encoding", unit="prompt", disable=not progress) as bar:
-        # Prompts of one length share a batch, so that nearly all padding is trimmed away.
-        for batch in _lengths(tokens).argsort(stable=True).split(batch_size):
+        for batch in sort_prompts(tokens).split(batch_size):
             sums.index_add_(0, rows[batch], _encode_tokens(tokens[batch], clip_model).cpu())
             bar.update(len(batch))
     return F.normalize(sums, dim=1)  # cancels the number of prompts: the mean is not needed
@@ -184,13 +184,5 @@ def _tokenize(prompts: Sequence[str], context_length: int) -> Tensor:
         raise ValueError(f"{error}; give a shorter name.") from error
 
 
-def _lengths(tokens: Tensor) -> Tensor:
-    # The end token is the largest of the vocabulary.
-    return tokens.argmax(dim=-1) + 1
-
-
 def _encode_tokens(tokens: Tensor, clip_model: CLIP) -> Tensor:
-    # Attention is causal: the padding after the end token has no effect and can go.
-    longest = int(_lengths(tokens).max()) if len(tokens) else 1
-    tokens = tokens[:, :longest].to(clip_model.text_projection.device)
-    return F.normalize(clip_model.encode_text(tokens).float(), dim=-1)
+    return F.normalize(encode_tokens(tokens, clip_model).float(), dim=-1)
