@@ -1,7 +1,6 @@
 """A trained detector on any pictures, with any vocabulary."""
 
 import copy
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -18,21 +17,22 @@ from PIL import Image
 
 from gridclip.clip_weights import clip_file
 from gridclip.detector_file import DetectorFile, inference_settings
-from gridclip.engine.prepare import (
-    check_text_embeddings,
-    novel_names,
-    prepare_text_embeddings,
-)
 from gridclip.engine.train import Detector, build_inference_model, load_weights
 from gridclip.evaluation.pictures import BoxVisualizer
+from gridclip.loading import (
+    base_names,
+    build_model,
+    check_same_clip,
+    choose_device,
+    prepare_training_vocabulary,
+    uses_training_vocabulary,
+)
 from gridclip.modeling import TextClassifier
 from gridclip.pictures import Picture, find_pictures, read_picture
 from gridclip.prediction import Names, Prediction
 from gridclip.queries import Queries, QueryEncoder
 from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings
-
-logger = logging.getLogger("gridclip.predictor")
 
 Pictures = str | os.PathLike | Iterable[Picture]
 
@@ -88,17 +88,17 @@ class Predictor:
             RuntimeError: the device is not there.
         """
         self.cfg = cfg = load_config(config, tuple(overrides))
-        cfg.train.device = _choose_device(device, cfg.train.device)
+        cfg.train.device = choose_device(device, cfg.train.device)
         self.queries = QueryEncoder(cfg.clip.weights, cfg.clip.templates, cfg.train.device)
 
         weights = os.fspath(cfg.train.init_checkpoint if weights is None else weights)
         clip_file(weights)  # it is there
-        needs_trained = vocabulary is None or _uses_training_vocabulary(cfg)
+        needs_trained = vocabulary is None or uses_training_vocabulary(cfg)
         if needs_trained:
-            _prepare_training_vocabulary(cfg)
+            prepare_training_vocabulary(cfg)
         wanted = None if vocabulary is None else self._embed(vocabulary)
-        model = _build_model(cfg, None if needs_trained else wanted)
-        base = _base_names(cfg, model.classifier) if needs_trained else None
+        model = build_model(cfg, None if needs_trained else wanted)
+        base = base_names(cfg, model.classifier) if needs_trained else None
         if wanted is not None:
             model.set_vocabulary(wanted)  # a closed-set classifier refuses
         self._use(build_inference_model(cfg, load_weights(cfg, model, weights)), base)
@@ -127,12 +127,11 @@ class Predictor:
         file = DetectorFile.read(path)
         self = cls.__new__(cls)
         self.cfg = file.cfg
-        self.cfg.train.device = _choose_device(device, self.cfg.train.device)
-        source = file.clip if clip is None and file.clip is not None else clip
-        if source is None:
-            source = self.cfg.clip.weights
+        self.cfg.train.device = choose_device(device, self.cfg.train.device)
+        sources = (clip, file.clip, self.cfg.clip.weights)
+        source = next((source for source in sources if source is not None), None)
         self.queries = QueryEncoder(source, self.cfg.clip.templates, self.cfg.train.device)
-        model = build_inference_model(self.cfg, _build_model(self.cfg, file.training_vocabulary))
+        model = build_inference_model(self.cfg, build_model(self.cfg, file.training_vocabulary))
         file.load_into(model)
         if file.vocabulary is not None:
             model.set_vocabulary(file.vocabulary)
@@ -334,7 +333,7 @@ class Predictor:
             raise ValueError("The vocabulary is empty: give at least one category.")
         trained = self._training_vocabulary()
         if trained is not None:
-            _check_same_clip(embedded, *trained)
+            check_same_clip(embedded, *trained)
         return embedded
 
     def _training_vocabulary(self) -> tuple[TextEmbeddings, str] | None:
@@ -381,50 +380,6 @@ def _check_limits(limits: Limits, batch_size: int | None) -> None:
             raise ValueError(f"{name} is {count}: take at least 1.")
 
 
-def _prepare_training_vocabulary(cfg: DictConfig) -> None:
-    """Its names are ``clip.names``, or in its file of text embeddings; only without both of them
-    the data are read."""
-    if cfg.clip.names is not None:
-        prepare_text_embeddings(cfg, None)
-    elif Path(cfg.model.classifier.text_embeddings).is_file():
-        check_text_embeddings(cfg)
-    else:
-        prepare_text_embeddings(cfg, instantiate(cfg.data.train))
-
-
-def _uses_training_vocabulary(cfg: DictConfig) -> bool:
-    """Whether other vocabularies need it: it says what is novel, and its names compete with theirs
-    in the dense scores. GridCLIP can do without it where its file is missing."""
-    if "novel_classes" in cfg.model.classifier:
-        return True
-    path = Path(cfg.model.classifier.text_embeddings)
-    if cfg.model.get("dense_scores") is None or path.is_file():
-        return path.is_file()
-    logger.warning(
-        f"{path}, the training vocabulary, is missing: its names can't compete with yours, so the "
-        "scores of a vocabulary of few names are higher and tell less."
-    )
-    return False
-
-
-def _base_names(cfg: DictConfig, classifier: TextClassifier) -> frozenset[str] | None:
-    """The names that pictures were annotated with in training; None if the config does not tell."""
-    if "novel_classes" in cfg.model.classifier:
-        return classifier.base_names
-    novel = novel_names(cfg)
-    return None if novel is None else frozenset(classifier.names) - novel
-
-
-def _build_model(cfg: DictConfig, text_embeddings: TextEmbeddings | None) -> Detector:
-    """With the training vocabulary where ``text_embeddings`` is None."""
-    model = {**cfg.model}  # a DictConfig can't hold text embeddings
-    if text_embeddings is not None:
-        model["classifier"] = {**cfg.model.classifier, "text_embeddings": text_embeddings}
-    if "federated_weights" in model:
-        model["federated_weights"] = None  # for training, and of the training vocabulary
-    return instantiate(model).to(cfg.train.device)
-
-
 def _copy_classifier(model: Detector) -> Detector:
     """A detector with a classifier of its own, all other modules and the weights shared."""
     shared = {
@@ -436,25 +391,3 @@ def _copy_classifier(model: Detector) -> Detector:
     constants = [*model.parameters(), *model.buffers(), own.vocabulary, own.training_vocabulary]
     constants.append(getattr(model, "_folded", None))
     return copy.deepcopy(model, {**shared, **{id(x): x for x in constants}})
-
-
-def _choose_device(device: str | torch.device | None, configured: str) -> str:
-    chosen = str(configured if device is None else device)
-    if not chosen.startswith("cuda") or torch.cuda.is_available():
-        return chosen
-    if device is None:
-        return "cpu"
-    raise RuntimeError(f"No CUDA device is available for device '{chosen}': take 'cpu'.")
-
-
-def _check_same_clip(vocabulary: TextEmbeddings, trained: TextEmbeddings, where: str) -> None:
-    """Embeddings of another CLIP model mean nothing to the detector, even of the same width."""
-    digests = {x.clip_sha256 for x in (vocabulary, trained)}
-    if "" not in digests and len(digests) > 1:
-        own, needed = (
-            f"{x.clip_model} (sha256 {x.clip_sha256[:8]}...)" for x in (vocabulary, trained)
-        )
-        raise ValueError(
-            f"The vocabulary's text embeddings are of CLIP model {own}, the training vocabulary's "
-            f"{where} of {needed}: use one model for both."
-        )
