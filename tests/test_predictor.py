@@ -506,9 +506,11 @@ def test_too_thin_a_picture_is_refused(predictor):
 def test_draw(predictor, picture):
     predictor.set_vocabulary(["a $ and a $", "cat"])
     instances = predictor(picture)
-    assert np.array_equal(predictor.draw(picture, instances, 1.1), picture)
+    scale = 640 / max(picture.size)  # small pictures are enlarged
+    enlarged = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    assert np.array_equal(predictor.draw(picture, instances, 1.1), enlarged)
     drawn = predictor.draw(picture, instances, 0.0)
-    assert drawn.size == picture.size and not np.array_equal(drawn, picture)
+    assert drawn.size == enlarged.size and not np.array_equal(drawn, enlarged)
     assert np.array_equal(predictor.draw(picture, instances, 0.0), drawn)  # colours are fixed
     only_best = predictor.draw(picture, instances, float(instances.scores[0]))
     assert not np.array_equal(only_best, drawn) and not np.array_equal(only_best, picture)

@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.utils.colormap import colormap
 from omegaconf import DictConfig
 from PIL import Image
 
 from gridclip.clip_weights import clip_file
 from gridclip.detector_file import DetectorFile, inference_settings
+from gridclip.drawing import draw_prediction
 from gridclip.engine.prepare import (
     check_text_embeddings,
     novel_names,
     prepare_text_embeddings,
 )
 from gridclip.engine.train import Detector, build_inference_model, load_weights
-from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.modeling import TextClassifier
 from gridclip.pictures import Picture, find_pictures, read_picture
 from gridclip.prediction import Names, Prediction
@@ -305,17 +304,9 @@ class Predictor:
     def draw(
         self, image: Picture, prediction: Prediction, score_threshold: float = 0.3
     ) -> Image.Image:
-        """Draw the detections of a picture that reach ``score_threshold``, at its size."""
-        shown = prediction.above(score_threshold)
-        labels = [f"{n} {s:.2f}" for n, s in zip(shown.names, shown.scores.tolist(), strict=True)]
-        colors = colormap(rgb=True, maximum=1)
-        visualizer = BoxVisualizer(read_picture(image))
-        visualizer.overlay_instances(
-            boxes=shown.pred_boxes,
-            labels=[label.replace("$", r"\$") for label in labels],  # no formulas
-            assigned_colors=[colors[c % len(colors)] for c in shown.pred_classes.tolist()],
-        )
-        return Image.fromarray(visualizer.output.get_image())
+        """Draw the detections of a picture that reach ``score_threshold``. A picture with less than
+        640 pixels a side is enlarged."""
+        return draw_prediction(image, prediction.above(score_threshold))
 
     def _embed(self, vocabulary: Queries) -> TextEmbeddings:
         embedded = self.queries.embed(vocabulary)
