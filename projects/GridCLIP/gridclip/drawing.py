@@ -76,8 +76,8 @@ def draw_boxes(
     canvas = Image.fromarray(read_picture(picture))
     scale = max(1.0, min_side / max(canvas.size))
     if scale > 1:
-        size = (max(1, round(side * scale)) for side in canvas.size)
-        canvas = canvas.resize((*size,), Image.Resampling.BICUBIC)
+        size = [max(1, round(side * scale)) for side in canvas.size]
+        canvas = canvas.resize(size, Image.Resampling.BICUBIC)
     if not len(boxes):
         return canvas
     colors = [sv.ColorPalette.DEFAULT.by_idx(c) for c in classes]
@@ -121,8 +121,8 @@ def _draw_labels(
     sizes = np.array([text.size for text, _, _ in shown])
     corners = np.clip([box[:2] for _, box, _ in shown], 0, room)
     corners[:, 1] -= sizes[:, 1]  # they stand on their box
-    places = snap_boxes(np.hstack([corners, corners + sizes]), room)
-    places = snap_boxes(spread_out_boxes(places), room)
+    places = snap_boxes(np.hstack([corners, corners + sizes]).astype(np.float32), room)
+    places = snap_boxes(spread_out_boxes(places).astype(np.float32), room)
     draw = ImageDraw.Draw(canvas)
     for (text, _, color), (x, y, _, _) in zip(shown, places.astype(int).tolist(), strict=True):
         text.draw(draw, x, y, color)
