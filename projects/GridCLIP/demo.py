@@ -96,7 +96,7 @@ def detect_video(predictor: Predictor, source: str, args: argparse.Namespace, st
         FileNotFoundError, ValueError: there is no such video, or it can't be read.
     """
     video = Video(source)
-    tracker = Tracker(args.score_threshold, video.fps) if args.track else None
+    tracker = Tracker(args.score_threshold) if args.track else None
     chosen = limits(args)
     if tracker is not None:  # a track goes on with weaker detections, which are not shown
         chosen["threshold"] = args.score_threshold / 2
@@ -115,7 +115,7 @@ def detect_video(predictor: Predictor, source: str, args: argparse.Namespace, st
         for found in predictor.stream(pixels(), batch_size=batch_size, **chosen):
             frame = frames.popleft()
             if tracker is not None:
-                found = tracker.update(found, frame.time).above(args.score_threshold)
+                found = tracker.update(found).above(args.score_threshold)
             write_frame(draw_prediction(frame.pixels, found), frame.time)
             bar.update()
             count += len(found)
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = [*inputs.pictures, *map(Path, filter(None, given))]
         check_outputs(plan_outputs(inputs, args.output, args.format), kept)
         if args.track:
-            Tracker(args.score_threshold, fps=25)  # it is installed
+            Tracker(args.score_threshold)  # it is installed
         args.output.mkdir(parents=True, exist_ok=True)
         predictor = load(args)
         predictor.stream([], **limits(args))  # they are in their ranges

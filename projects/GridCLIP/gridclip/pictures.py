@@ -77,12 +77,10 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    if path.is_dir():
+    if path.exists() and not path.is_file():  # a folder, or a pipe, which would block
         return False
     if path.suffix.lower() in picture_suffixes():
         return True
-    if not path.is_file():  # such as a pipe, which would block
-        return False
     try:
         with Image.open(path) as image:
             return image.format not in _WITHOUT_PIXELS

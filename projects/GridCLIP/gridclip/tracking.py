@@ -7,14 +7,14 @@ from gridclip.prediction import Prediction
 
 class Tracker:
     """Numbers what is found in the frames of one video, by ByteTrack. It goes by places and scores,
-    not by names: an object keeps its number where its name changes."""
+    not by names: an object keeps its number where its name changes. A track ends when its object
+    has not been found in 30 frames."""
 
-    def __init__(self, threshold: float, fps: float):
+    def __init__(self, threshold: float):
         """
         Args:
             threshold: a track begins with a detection of at least this score, and goes on with
                 weaker ones.
-            fps: frames a second. A track ends a second after its object was last found.
 
         Raises:
             ModuleNotFoundError: the package is not installed; names how to.
@@ -27,22 +27,16 @@ class Tracker:
                 "requirements-app.txt, and with --no-deps -r requirements-no-deps.txt."
             ) from error
         self._tracker = ByteTrackTracker(
-            frame_rate=fps,
-            lost_track_buffer=round(fps),
-            track_activation_threshold=threshold,
-            high_conf_det_threshold=threshold,
+            track_activation_threshold=threshold, high_conf_det_threshold=threshold
         )
 
-    def update(self, found: Prediction, time: float) -> Prediction:
+    def update(self, found: Prediction) -> Prediction:
         """What was found in the next frame, with ``track_ids`` from 1, and -1 of what is in no
-        track yet: a track needs two frames.
-
-        Args:
-            time: of the frame, in seconds, later than that of the frame before.
-        """
+        track yet: a track needs two frames."""
         detections = found.to_supervision()
         detections.data["index"] = torch.arange(len(found)).numpy()
-        tracked = self._tracker.update(detections, timestamp=time)
+        # Without times: a slow detector sees few frames of a webcam, and tracks would end by them.
+        tracked = self._tracker.update(detections)
         numbers = torch.full((len(found),), -1)
         if len(tracked):  # without any, it has no indices either
             numbers[tracked.data["index"]] = torch.as_tensor(tracked.tracker_id)
