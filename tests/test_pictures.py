@@ -66,14 +66,16 @@ def turned(orientation):
     }[orientation]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, suffix):
+    path = tmp_path / f"sideways.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = np.ascontiguousarray(turned(orientation))
-    Image.fromarray(stored).save(tmp_path / "sideways.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "sideways.png"), COLORS)
-    with Image.open(tmp_path / "sideways.png") as image:
+    Image.fromarray(stored).save(path, exif=exif)
+    assert np.array_equal(read_picture(path), COLORS)
+    with Image.open(path) as image:
         assert np.array_equal(read_picture(image), COLORS)
 
 

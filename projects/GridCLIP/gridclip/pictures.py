@@ -127,6 +127,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
             f"The pixels are 32-bit numbers (PIL's mode {image.mode}), whose range is not known. "
             "Save the picture with 8 or 16 bits a channel."
         )
+    image.load()  # which turns a TIFF upright, and takes its orientation away
     image = _apply_exif_orientation(image)
     if not is_16_bit:
         return convert_PIL_to_numpy(image, "RGB")
