@@ -17,7 +17,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.structures import pairwise_iou
 from tabulate import tabulate
 from tqdm import tqdm
@@ -79,29 +78,34 @@ def difference(alone: Sequence[Prediction], batched: Sequence[Prediction], least
     Returns:
         "detections" of the pictures alone; "missing" and "new" in the batches, of which no
         detection of any score in the other is the same; and of those that are the same the
-        largest differences of scores and of boxes' sides in pixels.
+        median and the largest difference of scores, and of boxes' sides in pixels the largest.
     """
-    scores, sides, missing, new = [0.0], [0.0], 0, 0
+    scores: list[float] = []
+    side, missing, new = 0.0, 0, 0
     for one, other in zip(alone, batched, strict=True):
         overlaps = pairwise_iou(one.pred_boxes, other.pred_boxes)
         overlaps[one.pred_classes[:, None] != other.pred_classes[None]] = 0
-        best, index = overlaps.max(dim=1) if len(other) else (torch.zeros(len(one)), None)
+        if not len(one) or not len(other):
+            missing += int((one.scores >= least).sum())
+            new += int((other.scores >= least).sum())
+            continue
+        best, index = overlaps.max(dim=1)
         wanted = one.scores >= least
         same = wanted & (best >= 0.5)
         missing += int((wanted & ~same).sum())
-        reverse = overlaps.max(dim=0).values if len(one) else torch.zeros(len(other))
-        new += int(((other.scores >= least) & (reverse < 0.5)).sum())
+        new += int(((other.scores >= least) & (overlaps.max(dim=0).values < 0.5)).sum())
         if same.any():
             matched = other[index[same]]
-            scores.append((one.scores[same] - matched.scores).abs().max().item())
+            scores += (one.scores[same] - matched.scores).abs().tolist()
             moved = one.pred_boxes.tensor[same] - matched.pred_boxes.tensor
-            sides.append(moved.abs().max().item())
+            side = max(side, moved.abs().max().item())
     return {
         "detections": int(sum((one.scores >= least).sum() for one in alone)),
         "missing": missing,
         "new": new,
-        "largest_score_difference": max(scores),
-        "largest_box_difference": max(sides),
+        "median_score_difference": statistics.median(scores or [0.0]),
+        "largest_score_difference": max(scores, default=0.0),
+        "largest_box_difference": side,
     }
 
 
@@ -165,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         for size, by_score in record[kind].items()
         for least, values in by_score.items()
     ]
-    headers = ("shapes", "batch", "score from", "detections", "missing", "new", "score", "box, px")
+    headers = ("shapes", "batch", "score from", "detections", "missing", "new")
+    headers += ("median of scores", "largest", "of boxes, px")
     print(tabulate(rows, headers, floatfmt=".2g"))
     if args.json:
         write_json(args.json, record, indent=1)
