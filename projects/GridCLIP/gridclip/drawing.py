@@ -1,17 +1,21 @@
-"""Pictures for a person: boxes, and labels that can be read."""
+"""Pictures for a person: boxes, and labels that can be read.
+
+supervision takes a second to import, and those who train do not need it: functions import it.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import supervision as sv
 from PIL import Image, ImageDraw
-from supervision.annotators.utils import snap_boxes
-from supervision.detection.utils.boxes import spread_out_boxes
 
 from gridclip.fonts import default_font, font_runs, load_font
 from gridclip.pictures import Picture, read_picture
 from gridclip.prediction import Prediction
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 BASE_COLOR, NOVEL_COLOR = "#1accff", "#ff8000"
 MIN_SIDE = 640
@@ -73,6 +77,8 @@ def draw_boxes(
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is not a picture.
     """
+    import supervision as sv
+
     canvas = Image.fromarray(read_picture(picture))
     scale = max(1.0, min_side / max(canvas.size))
     if scale > 1:
@@ -94,7 +100,9 @@ def draw_boxes(
     return canvas
 
 
-def _draw_frames(canvas: Image.Image, xyxy: np.ndarray, colors: list[sv.Color]) -> Image.Image:
+def _draw_frames(canvas: Image.Image, xyxy: np.ndarray, colors: list["sv.Color"]) -> Image.Image:
+    import supervision as sv
+
     thickness = max(2, round(max(canvas.size) / 400))
     # The lines' outer half lies outside of a box: that of one at the border has to be seen, too.
     margin = thickness // 2
@@ -106,9 +114,12 @@ def _draw_frames(canvas: Image.Image, xyxy: np.ndarray, colors: list[sv.Color]) 
 
 
 def _draw_labels(
-    canvas: Image.Image, xyxy: np.ndarray, labels: Sequence[str], colors: list[sv.Color]
+    canvas: Image.Image, xyxy: np.ndarray, labels: Sequence[str], colors: list["sv.Color"]
 ) -> None:
     """Not by supervision's RichLabelAnnotator, as that has one font for all letters."""
+    from supervision.annotators.utils import snap_boxes
+    from supervision.detection.utils.boxes import spread_out_boxes
+
     font_size = max(13, round(max(canvas.size) / 60))
     room = (canvas.width, canvas.height)
     shown = [
@@ -143,7 +154,7 @@ class _Text:
         width = sum(font.getlength(run) for font, run in self.runs)
         return int(np.ceil(width)) + 2 * self.padding, self.ascent + self.descent + 1
 
-    def draw(self, draw: ImageDraw.ImageDraw, x: int, y: int, color: sv.Color) -> None:
+    def draw(self, draw: ImageDraw.ImageDraw, x: int, y: int, color: "sv.Color") -> None:
         width, height = self.size
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color.as_rgb())
         is_light = np.dot(color.as_rgb(), (0.299, 0.587, 0.114)) > 140
