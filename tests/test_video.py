@@ -47,7 +47,7 @@ def served(handler):
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mp4v"), ("b.AVI", "MJPG")])
 def test_every_frame_of_a_file_in_order(tmp_path, name, codec):
     video = Video(str(write(tmp_path / name, codec=codec)))
-    assert (video.stem, video.fps, video.length) == (name[0], 10, 8)
+    assert (video.stem, video.fps, video.length) == (name[0], 10, 8) and not video.is_live
     frames = list(video.frames(threading.Event()))
     assert [f.index for f in frames] == list(range(8))
     assert [f.time for f in frames] == pytest.approx([i / 10 for i in range(8)])
@@ -55,6 +55,17 @@ def test_every_frame_of_a_file_in_order(tmp_path, name, codec):
     assert frames[0].pixels.shape == (64, 96, 3) and frames[0].pixels.dtype == np.uint8
     # Red, green and blue, not the other way round.
     assert np.abs(frames[7].pixels.mean((0, 1)) - (140, 90, 30)).max() < 12
+
+
+def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
+    jpegs = [cv2.imencode(".jpg", frame(i)[..., ::-1].copy())[1].tobytes() for i in range(8)]
+    (tmp_path / "raw.mjpeg").write_bytes(b"".join(jpegs))
+    video = Video(str(tmp_path / "raw.mjpeg"))
+    assert video.length is None and not video.is_live
+    frames = list(video.frames(threading.Event()))
+    assert [number(f.pixels) for f in frames] == list(range(8))
+    times = [f.time for f in frames]
+    assert times == sorted(set(times)) and times[0] == 0
 
 
 def test_stop_ends_after_the_frame(tmp_path):
@@ -116,7 +127,8 @@ def camera(monkeypatch, frames, fps=30.0, count=-1.0):
 def test_of_a_webcam_the_newest_frame_is_taken(monkeypatch, source):
     shown, opened = camera(monkeypatch, [frame(i) for i in range(6)])
     video = Video(source)
-    assert (opened, video.length, video.stem) == ([3], None, "webcam3")
+    assert (opened, video.length, video.is_live) == ([3], None, True)
+    assert video.stem == "webcam3"
     frames = video.frames(threading.Event())
     shown.release()
     first = next(frames)
@@ -176,7 +188,7 @@ class MJPEG(http.server.BaseHTTPRequestHandler):
 def test_a_stream_without_an_end(tmp_path):
     with served(MJPEG) as address:
         video = Video(f"{address}/cam.mjpg")
-        assert (video.length, video.stem) == (None, "cam")
+        assert (video.is_live, video.stem) == (True, "cam")
         numbers = [number(f.pixels) for f in video.frames(threading.Event())]
     assert numbers == sorted(set(numbers)) and numbers[-1] == 7
 

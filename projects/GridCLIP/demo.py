@@ -111,7 +111,7 @@ def detect_video(predictor: Predictor, source: str, args: argparse.Namespace, st
 
     def rows() -> Iterator[dict]:
         nonlocal count
-        batch_size = 1 if video.length is None else None  # a webcam's frames are drawn at once
+        batch_size = 1 if video.is_live else None  # a webcam's frames are drawn at once
         for found in predictor.stream(pixels(), batch_size=batch_size, **chosen):
             frame = frames.popleft()
             if tracker is not None:
@@ -125,7 +125,7 @@ def detect_video(predictor: Predictor, source: str, args: argparse.Namespace, st
     with bar, write_video(args.output / f"{video.stem}.mp4", video) as write_frame:
         write_video_labels(args.output / f"{video.stem}.{args.format}", rows())
     print(f"{video.name}: {count} detections in {bar.n} frames")
-    return video.length is None or not stop.is_set()
+    return video.is_live or not stop.is_set()
 
 
 def detect_all(predictor: Predictor, inputs: Inputs, args: argparse.Namespace) -> tuple[int, bool]:

@@ -56,7 +56,8 @@ class Video:
         name: for files and messages: without a URL's user and password.
         stem: for the names of outputs.
         fps: frames a second, as the video says; 25 where it does not.
-        length: in frames, as the video says; None of a webcam or a stream that has no end.
+        length: in frames, as the video says; None where it does not.
+        is_live: it is a webcam, or a stream without an end.
     """
 
     def __init__(self, source: str):
@@ -77,16 +78,17 @@ class Video:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.length = int(count) if is_file or (count > 0 and not camera) else None
+        self.length = int(count) if count > 0 and not camera else None
+        self.is_live = self.length is None and not is_file
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """All frames, until the end or until ``stop`` is set. Of a webcam or a stream without an
-        end, each time the newest: those that came since the last are left out.
+        """All frames, until the end or until ``stop`` is set. Of a live one each time the
+        newest: those that came since the last are left out.
 
         Raises:
             ValueError: it holds no frame.
         """
-        frames = self._newest(stop) if self.length is None else self._all(stop)
+        frames = self._newest(stop) if self.is_live else self._all(stop)
         index = -1
         for index, at, pixels in frames:
             yield Frame(index, at, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
@@ -145,7 +147,7 @@ def write_video(path: Path, video: Video) -> Iterator[Callable[[Image.Image, flo
     """A function that adds a picture and its time in seconds to an MPEG-4 file as fast as
     ``video``; the file is at ``path``, which ends in .mp4, once it is whole.
 
-    Of a video without an end, pictures are repeated until the file is as long as the time that
+    Of a live video, pictures are repeated until the file is as long as the time that
     went by, as detection may be slower than the camera. Pictures of another size than the first
     are resized to that; an odd last row or column is cut off, as the codec halves colours.
 
@@ -168,7 +170,7 @@ def write_video(path: Path, video: Video) -> Iterator[Callable[[Image.Image, flo
                 picture = picture.resize(size)
             pixels = np.asarray(picture)[: size[1], : size[0]]
             new = np.ascontiguousarray(pixels[..., ::-1])  # OpenCV's colours are BGR
-            until = written if video.length is not None else round(at * video.fps)
+            until = round(at * video.fps) if video.is_live else written
             while last is not None and written < until:
                 sink.write_frame(last)
                 written += 1
