@@ -1,9 +1,11 @@
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import build_model
 from gridclip.predictor import Predictor
 from gridclip.text import as_text_embeddings
+from odd_files import upright_size, write_odd_files
 
 PROJECT = Path(__file__).parents[1] / "projects/GridCLIP"
 CONFIG = PROJECT / "configs/lvis/gridclip_r50_ov_smoke.py"
@@ -103,9 +106,9 @@ def test_end_to_end(folder, tmp_path):
         boxes = [d["box"] for d in found["detections"]]
         np.testing.assert_allclose(boxes, expected.pred_boxes.tensor, atol=0.05)
         with Image.open(output / f"{path.stem}.jpg") as drawn:
-            assert drawn.size == size
+            # Small pictures are enlarged, so that labels can be read.
+            assert drawn.size == tuple(640 * side // max(size) for side in size)
         assert f"{path}: {len(expected)} detections ({names[0]} {scores[0]:.2f}, " in done.stdout
-        assert " ms\n" in done.stdout
 
 
 def test_threshold_and_training_vocabulary(folder, tmp_path, capsys):
@@ -120,9 +123,10 @@ def test_threshold_and_training_vocabulary(folder, tmp_path, capsys):
     assert best == [d for d in detections if d["score"] == scores[0]]
     demo.main(arguments(folder, tmp_path / "none", path, vocabulary=None, threshold="1.0"))
     assert json.loads((tmp_path / "none" / "a.json").read_text())["detections"] == []
-    assert f"{path}: 0 detections, " in capsys.readouterr().out
+    assert f"{path}: 0 detections\n" in capsys.readouterr().out
     drawn = Image.open(tmp_path / "none" / "a.jpg")
-    assert np.abs(np.asarray(drawn, int) - np.asarray(Image.open(path), int)).mean() < 10
+    plain = Image.open(path).resize(drawn.size, Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(drawn, int) - np.asarray(plain, int)).mean() < 10
 
 
 def test_bad_pictures_are_named_and_the_others_go_on(folder, tmp_path, capsys):
@@ -132,7 +136,7 @@ def test_bad_pictures_are_named_and_the_others_go_on(folder, tmp_path, capsys):
     output = tmp_path / "output"
     with pytest.raises(SystemExit) as exit_info:
         demo.main(arguments(folder, output, *inputs, folder / "pictures" / "a.png"))
-    assert exit_info.value.code == "error: 3 of 4 pictures failed; see above"
+    assert exit_info.value.code == "error: 3 of 4 inputs failed; see above"
     assert sorted(p.name for p in output.iterdir()) == ["a.jpg", "a.json"]
     errors = capsys.readouterr().err
     assert f"error: {inputs[0]} can't be read as a picture" in errors
@@ -165,33 +169,6 @@ def test_many_names_of_a_file_are_printed_in_short(folder, tmp_path, capsys):
     assert "voc: 20 names: aeroplane, bicycle, bird, ...\n" in capsys.readouterr().out
 
 
-def test_parse_vocabulary(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("names").write_text("cat")
-    assert demo.parse_vocabulary(" red shoe,traffic cone ,") == ["red shoe", "traffic cone"]
-    assert demo.parse_vocabulary("cat") == ["cat"]
-    for kept in ("coco", "names", "gone.txt", "a, b.safetensors"):
-        assert demo.parse_vocabulary(kept) == kept
-    many = [f"thing {i}" for i in range(1000)]  # longer than a file's name may be
-    assert demo.parse_vocabulary(", ".join(many)) == many
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["No. 5 bolt", "w/o lid", "1/2 inch pipe", "Dr. Pepper", "3.5 mm jack", "size 4.5", "item #5"],
-)
-def test_names_with_dots_and_slashes_are_names(name):
-    assert demo.parse_vocabulary(name) == [name]
-    assert demo.parse_vocabulary(f"cat, {name}") == ["cat", name]
-
-
-@pytest.mark.parametrize("file", ["coco.nmes", "names/mine", "./my names", "~/x", "/a b/c", "a/"])
-def test_a_file_that_is_not_there_is_no_name(file):
-    with pytest.raises(FileNotFoundError, match=f"no file '{file}'.*put a comma behind it"):
-        demo.parse_vocabulary(file)
-    assert demo.parse_vocabulary(f"{file},") == [file]
-
-
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
@@ -213,24 +190,227 @@ def test_missing_weights_end_with_a_message(folder, tmp_path):
         demo.main(argv)
 
 
-def test_find_pictures(tmp_path):
-    for name in ("b.jpg", "a.PNG", "notes.txt", "c[1].jpg"):
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    a, b, c = tmp_path / "a.PNG", tmp_path / "b.jpg", tmp_path / "c[1].jpg"
-    assert demo.find_pictures([str(tmp_path)]) == [a, b, c]
-    assert demo.find_pictures([str(tmp_path / "*.jpg"), str(tmp_path), str(b)]) == [b, c, a]
-    assert demo.find_pictures([str(c)]) == [c]
-    assert demo.find_pictures([str(tmp_path / "gone.jpg")]) == [tmp_path / "gone.jpg"]
-    with pytest.raises(ValueError, match="no pictures in .*empty"):
-        demo.find_pictures([str(tmp_path / "empty")])
+@pytest.fixture(scope="module")
+def one_file(folder):
+    """The detector in one file, with the vocabulary cat, dog, umbrella."""
+    predictor = Predictor(
+        str(CONFIG), folder / "detector.pth", overrides=overrides(folder, folder / "saved")
+    )
+    predictor.save(folder / "detector.safetensors", with_clip=True)
+    return folder / "detector.safetensors"
 
 
-def test_nothing_is_overwritten(tmp_path):
-    a, b = tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.png"
-    demo.check_outputs([a], tmp_path)
-    with pytest.raises(ValueError, match=f"{a} and {b} would both write"):
-        demo.check_outputs([a, b], tmp_path)
-    with pytest.raises(ValueError, match="would replace .*choose another --output"):
-        demo.check_outputs([a], tmp_path / "y" / ".." / "x")
-    demo.check_outputs([b], tmp_path / "y")
+def run(one_file, output, *inputs, options=""):
+    argv = ["--detector", str(one_file), "--output", str(output), *options.split()]
+    demo.main([*argv, "--input", *map(str, inputs)])
+
+
+def test_a_detector_in_one_file_and_limits(folder, one_file, tmp_path):
+    path = folder / "pictures" / "a.png"
+    options = "--vocabulary boat,bird --score-threshold 0.1 --nms 0.4 --max-detections 7"
+    run(one_file, tmp_path, path, options=options)
+    predictor = Predictor.load(one_file)
+    predictor.set_vocabulary(["boat", "bird"])
+    expected = predictor(path, threshold=0.1, nms=0.4, max_detections=7)
+    assert len(expected) == 7
+    assert json.loads((tmp_path / "a.json").read_text())["detections"] == expected.to_dicts()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--nms 2", "nms is 2.0: take a number from 0 to 1"),
+        ("--max-detections 0", "max_detections is 0"),
+        ("--track", "--track numbers the objects of a video"),
+        ("--detector gone.safetensors", "No detector at gone.safetensors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder, one_file, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        run(one_file, tmp_path, folder / "pictures" / "a.png", options=options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", ["", "--config-file a.py", "--detector a --weights b", "--detector a --opts c=1"]
+)
+def test_a_detector_is_given_in_one_way(options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--input", "a.png", "--output", "out", *options.split()])
+    assert caught.value.code == 2 and "--detector" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over_an_input(folder, one_file, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(SystemExit, match="error: The output would replace .*a.jpg"):
+        run(one_file, tmp_path, tmp_path / "a.jpg")
+    (tmp_path / "a.json").write_text('{"categories": [{"id": 1, "name": "cat"}]}')
+    with pytest.raises(SystemExit, match="error: The output would replace .*a.json"):
+        options = f"--vocabulary {tmp_path}/a.json"
+        run(one_file, tmp_path, folder / "pictures/a.png", options=options)
+    with pytest.raises(SystemExit, match="both write .*: run them apart"):
+        run(one_file, tmp_path / "out", folder / "pictures/a.png", tmp_path / "a.jpg")
+    assert (tmp_path / "a.jpg").read_bytes() == before and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_200_odd_files(one_file, tmp_path, capsys):
+    expected = write_odd_files(tmp_path / "odd")
+    assert len(expected) >= 200
+    with pytest.raises(SystemExit) as caught:
+        run(one_file, tmp_path / "out", tmp_path / "odd", options="--max-detections 5")
+    names = {kind: {n for n, k in expected.items() if k == kind} for kind in expected.values()}
+    printed = capsys.readouterr()
+
+    right = names["picture"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {Path(n).stem + s for n in right for s in (".json", ".jpg")}
+    for name in right:
+        path = tmp_path / "odd" / name
+        found = json.loads((tmp_path / "out" / f"{Path(name).stem}.json").read_text())
+        assert (found["width"], found["height"]) == upright_size(path)
+        assert found["image"] == str(path)
+        for detection in found["detections"]:
+            x0, y0, x1, y1 = detection["box"]
+            assert 0 <= x0 <= x1 <= found["width"] and 0 <= y0 <= y1 <= found["height"]
+
+    for name in names["error"]:
+        assert sum(f"{tmp_path}/odd/{name}" in x for x in printed.err.split("error: ")[1:]) == 1
+    total = len(right) + len(names["error"])
+    assert caught.value.code == f"error: {len(names['error'])} of {total} inputs failed; see above"
+    (line,) = [x for x in printed.err.splitlines() if "left out" in x]
+    assert line.startswith(f"{len(names['other'])} left out, as they are no pictures: ")
+    assert all(f"/odd/{name}" in line for name in names["other"])
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A noisy video of 6 frames; its frames as read."""
+    path = tmp_path_factory.mktemp("film") / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (120, 90))
+    picture = np.asarray(Image.effect_noise((120, 90), 60).convert("RGB"))
+    for index in range(6):
+        writer.write(np.roll(picture, 2 * index, axis=1))
+    writer.release()
+    return path
+
+
+def frames_of(path):
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (found := capture.read())[0]:
+        frames.append(np.ascontiguousarray(found[1][..., ::-1]))
+    return frames
+
+
+def test_a_video(one_file, film, tmp_path, capsys):
+    run(one_file, tmp_path, film, options="--max-detections 3 --score-threshold 0.2")
+    rows = json.loads((tmp_path / "film.json").read_text())
+    predictor = Predictor.load(one_file)
+    expected = [
+        {"frame": index, "time": index / 5, **row}
+        for index, frame in enumerate(frames_of(film))
+        for row in predictor(frame, max_detections=3, threshold=0.2).to_dicts()
+    ]
+    assert rows == expected and len(rows) == 18
+    drawn = frames_of(tmp_path / "film.mp4")
+    assert len(drawn) == 6 and drawn[0].shape == (480, 640, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.json", "film.mp4"]
+    assert f"{film}: 18 detections in 6 frames" in capsys.readouterr().out
+
+
+def test_tracks_in_csv(one_file, film, tmp_path):
+    options = "--track --format csv --max-detections 3 --score-threshold 0.2"
+    run(one_file, tmp_path, film, options=options)
+    lines = (tmp_path / "film.csv").read_text().splitlines()
+    assert lines[0] == "frame,time,name,score,x0,y0,x1,y1,novel,track"
+    tracks = [(line.split(",")[0], line.split(",")[-1]) for line in lines[1:]]
+    assert {t for frame, t in tracks if frame == "0"} == {""}
+    later = [t for frame, t in tracks if frame != "0"]
+    assert later and "1" in later
+
+
+@pytest.mark.parametrize("label_format", ["coco", "yolo", "voc"])
+def test_labels_of_videos_are_rows(one_file, film, tmp_path, label_format):
+    with pytest.raises(SystemExit, match=f"video are json or csv, not {label_format}"):
+        run(one_file, tmp_path, film, options=f"--format {label_format}")
+
+
+def test_a_broken_video_is_named_and_the_others_go_on(one_file, film, tmp_path, capsys):
+    (tmp_path / "no film.mp4").write_text("text")
+    inputs = [tmp_path / "no film.mp4", tmp_path / "gone.mp4", film]
+    with pytest.raises(SystemExit, match="error: 2 of 3 inputs failed"):
+        run(one_file, tmp_path / "out", *inputs)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["film.json", "film.mp4"]
+    errors = capsys.readouterr().err
+    assert f"error: {inputs[0]} can't be opened as a video." in errors
+    assert f"error: No video at {inputs[1]}." in errors
+
+
+def interrupt_at(monkeypatch, count):
+    """Press Ctrl-C while a picture is drawn."""
+    plain, drawn = demo.draw_prediction, []
+
+    def draw(*args, **kwargs):
+        drawn.append(0)
+        if len(drawn) == count:
+            signal.raise_signal(signal.SIGINT)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(demo, "draw_prediction", draw)
+
+
+def test_ctrl_c_in_a_video_keeps_what_there_is(one_file, film, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        run(one_file, tmp_path, film, "webcam:0")
+    assert caught.value.code == 130
+    assert len(frames_of(tmp_path / "film.mp4")) == 3
+    assert {row["frame"] for row in json.loads((tmp_path / "film.json").read_text())} <= {0, 1, 2}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.json", "film.mp4"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_ends_a_webcam(one_file, tmp_path, monkeypatch):
+    picture = np.asarray(Image.effect_noise((120, 90), 60).convert("RGB"))
+
+    class Camera:
+        def __init__(self, source):
+            assert source == 0
+
+        isOpened = lambda self: True  # noqa: E731, N815
+        get = lambda self, what: 0.0  # noqa: E731
+        read = lambda self: (True, picture)  # noqa: E731
+        release = lambda self: None  # noqa: E731
+
+    interrupt_at(monkeypatch, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", Camera)
+        run(one_file, tmp_path, "webcam:0", options="--track")  # rc 0: there is no other end
+    assert len(frames_of(tmp_path / "webcam0.mp4")) >= 3
+    rows = json.loads((tmp_path / "webcam0.json").read_text())
+    assert len({row["frame"] for row in rows}) == 3 and any(row["track"] for row in rows)
+
+
+@pytest.mark.parametrize(("label_format", "file"), [("csv", "detections.csv"), ("json", "a.json")])
+def test_ctrl_c_between_pictures(folder, one_file, tmp_path, monkeypatch, label_format, file):
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(SystemExit) as caught:
+        run(one_file, tmp_path, folder / "pictures", options=f"--format {label_format}")
+    assert caught.value.code == 130
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jpg", file])
+    assert "a.png" in (tmp_path / file).read_text()
+
+
+@pytest.mark.parametrize("label_format", ["csv", "coco", "yolo", "voc"])
+def test_formats(folder, one_file, tmp_path, label_format):
+    run(one_file, tmp_path, folder / "pictures", options=f"--format {label_format}")
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    labels = {
+        "csv": {"detections.csv"},
+        "coco": {"annotations.json"},
+        "yolo": {"data.yaml", "labels/a.txt", "labels/b.txt"},
+        "voc": {"annotations/a.xml", "annotations/b.xml"},
+    }
+    assert written == {"a.jpg", "b.jpg"} | labels[label_format]

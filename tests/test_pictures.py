@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gridclip.pictures import read_picture
+from gridclip.pictures import find_files, find_pictures, read_picture
+from odd_files import write_odd_files
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 COLORS = np.array([[RED, GREEN], [BLUE, GREY]], dtype=np.uint8)
@@ -65,14 +66,16 @@ def turned(orientation):
     }[orientation]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, suffix):
+    path = tmp_path / f"sideways.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = np.ascontiguousarray(turned(orientation))
-    Image.fromarray(stored).save(tmp_path / "sideways.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "sideways.png"), COLORS)
-    with Image.open(tmp_path / "sideways.png") as image:
+    Image.fromarray(stored).save(path, exif=exif)
+    assert np.array_equal(read_picture(path), COLORS)
+    with Image.open(path) as image:
         assert np.array_equal(read_picture(image), COLORS)
 
 
@@ -154,3 +157,34 @@ def test_an_array_passes_through():
 def test_array_of_another_kind_is_refused(array):
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB array, not \("):
         read_picture(array)
+
+
+def test_find_pictures(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "c[1].jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    a, b, c = tmp_path / "a.PNG", tmp_path / "b.jpg", tmp_path / "c[1].jpg"
+    assert find_pictures([str(tmp_path)]) == [a, b, c]
+    assert find_pictures([str(tmp_path / "*.jpg"), str(tmp_path), str(b)]) == [b, c, a]
+    assert find_pictures([str(c)]) == [c]
+    assert find_pictures([str(tmp_path / "gone.jpg")]) == [tmp_path / "gone.jpg"]
+    with pytest.raises(ValueError, match="no pictures in .*empty"):
+        find_pictures([str(tmp_path / "empty")])
+
+
+def test_pictures_are_found_by_their_content_and_the_rest_is_listed(tmp_path):
+    expected = write_odd_files(tmp_path / "odd")
+    found = find_files([str(tmp_path / "odd")])
+    others = {path.name for path in found.others}
+    assert others == {name for name, is_ in expected.items() if is_ == "other"} | {"film.mp4"}
+    assert {path.name for path in found.pictures} == expected.keys() - others
+    assert find_files([str(tmp_path / "odd/*")]) == found  # patterns go by the same rules
+    assert find_files([str(tmp_path / "odd/notes.txt")]).others == []  # it was named itself
+    deeper = find_files([str(tmp_path / "odd/**/*.png")]).pictures
+    assert tmp_path / "odd/sub/inside.png" in deeper
+
+
+def test_other_kinds_of_files_that_pil_only_knows_by_name(tmp_path):
+    (tmp_path / "film.mpg").write_bytes(b"\x00\x00\x01\xb3" + bytes(20))
+    (tmp_path / "film").write_bytes(b"\x00\x00\x01\xb3" + bytes(20))
+    assert find_files([str(tmp_path)]) == ([], [tmp_path / "film", tmp_path / "film.mpg"])

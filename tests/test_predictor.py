@@ -337,6 +337,22 @@ def test_errors_of_a_stream_go_to_the_caller(predictor, picture, tmp_path):
         predictor(given)
 
 
+def test_what_came_before_an_error_is_not_lost(predictor, picture):
+    stream = predictor.stream([picture, picture, "none.png", picture], batch_size=8)
+    assert len(next(stream)) == len(next(stream)) > 0
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        next(stream)
+
+
+def test_batches_are_of_one_size_and_keep_their_order(predictor, pictures):
+    """Mixed with padding, their scores would differ."""
+    mixed = [pictures[i] for i in (0, 0, 1, 2, 2, 2, 0, 3)]
+    expected = [predictor(picture) for picture in mixed]
+    for found, one in zip(predictor(mixed, batch_size=2), expected, strict=True):
+        assert found.image_size == one.image_size
+        torch.testing.assert_close(found.scores, one.scores, rtol=1e-5, atol=1e-6)
+
+
 def test_a_batch_of_one_size_equals_its_pictures(predictor, picture):
     pictures = [picture, *(picture.transpose(way) for way in (0, 1, 3))]
     expected = [predictor(picture) for picture in pictures]
@@ -517,9 +533,11 @@ def test_too_thin_a_picture_is_refused(predictor):
 def test_draw(predictor, picture):
     predictor.set_vocabulary(["a $ and a $", "cat"])
     instances = predictor(picture)
-    assert np.array_equal(predictor.draw(picture, instances, 1.1), picture)
+    scale = 640 / max(picture.size)  # small pictures are enlarged
+    enlarged = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    assert np.array_equal(predictor.draw(picture, instances, 1.1), enlarged)
     drawn = predictor.draw(picture, instances, 0.0)
-    assert drawn.size == picture.size and not np.array_equal(drawn, picture)
+    assert drawn.size == enlarged.size and not np.array_equal(drawn, enlarged)
     assert np.array_equal(predictor.draw(picture, instances, 0.0), drawn)  # colours are fixed
     only_best = predictor.draw(picture, instances, float(instances.scores[0]))
     assert not np.array_equal(only_best, drawn) and not np.array_equal(only_best, picture)

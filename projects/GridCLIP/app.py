@@ -78,8 +78,8 @@ def serve_forever(args: argparse.Namespace) -> None:
         make_demo()
 
     # Here, as they take seconds that a wrong option need not wait for.
-    from demo import parse_vocabulary
     from gridclip.predictor import Predictor
+    from gridclip.text.names import parse_vocabulary
     from page.layout import Page, serve
 
     vocabulary = args.vocabulary and parse_vocabulary(args.vocabulary)

@@ -3,11 +3,12 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from gridclip.data import all_records, open_dataset
-from gridclip.evaluation import draw_detections, plot_losses
-from gridclip.evaluation.pictures import _BASE_COLOR, _NOVEL_COLOR, read_metrics
+from gridclip.drawing import BASE_COLOR, NOVEL_COLOR
+from gridclip.evaluation import draw_detections, pictures, plot_losses
+from gridclip.evaluation.pictures import read_metrics
 
 WIDTH, HEIGHT = 1200, 800  # large enough not to be enlarged
 GAP, CAPTION = 8, 28
@@ -60,10 +61,12 @@ def halves(path):
 
 
 def has_color(pixels, color):
-    return (np.abs(pixels - 255 * np.asarray(color)).max(-1) < 40).any()
+    return (np.abs(pixels - ImageColor.getrgb(color)).max(-1) < 40).any()
 
 
-def test_draws_ground_truth_left_and_detections_right(records, data, tmp_path):
+def test_draws_ground_truth_left_and_detections_right(describe, tmp_path):
+    data = describe(novel=["owl"])
+    records = list(all_records(data))
     predictions = [detection(0, 11, 0.9), detection(1, 12, 0.8), detection(1, 11, 0.7)]
     written = draw_detections(records, data, predictions, tmp_path / "out")
     assert written == [tmp_path / "out" / f"image{i}.jpg" for i in range(3)]
@@ -73,11 +76,11 @@ def test_draws_ground_truth_left_and_detections_right(records, data, tmp_path):
     edges = [(475, 200), (475, 600), (650, 400), (300, 500)], [(400, 500), (400, 800), (600, 650)]
     for half, points in zip((left, right), edges, strict=True):
         for y, x in points:
-            assert has_color(half[y - 3 : y + 4, x - 3 : x + 4], _BASE_COLOR)
+            assert has_color(half[y - 3 : y + 4, x - 3 : x + 4], BASE_COLOR)
     # No box of one side is on the other, and none is marked as novel.
-    assert not has_color(left[395:405, 780:820], _BASE_COLOR)
-    assert not has_color(right[470:480, 195:205], _BASE_COLOR)
-    assert not has_color(left, _NOVEL_COLOR) and not has_color(right, _NOVEL_COLOR)
+    assert not has_color(left[395:405, 780:820], BASE_COLOR)
+    assert not has_color(right[470:480, 195:205], BASE_COLOR)
+    assert not has_color(left, NOVEL_COLOR) and not has_color(right, NOVEL_COLOR)
 
     # Neither ground truth nor detections: the image alone.
     left, right = halves(written[2])
@@ -90,8 +93,8 @@ def test_novel_categories_come_first_in_their_own_color(describe, tmp_path):
     written = draw_detections(all_records(data), data, predictions, tmp_path, max_images=1)
     assert [p.name for p in written] == ["image1.jpg"]
     left, right = halves(written[0])
-    assert has_color(left, _NOVEL_COLOR) and not has_color(left, _BASE_COLOR)
-    assert has_color(right, _BASE_COLOR) and not has_color(right, _NOVEL_COLOR)
+    assert has_color(left, NOVEL_COLOR) and not has_color(left, BASE_COLOR)
+    assert has_color(right, BASE_COLOR) and not has_color(right, NOVEL_COLOR)
 
 
 def test_pictures_of_one_name_in_several_folders(records, data, tmp_path):
@@ -107,10 +110,13 @@ def test_pictures_of_one_name_in_several_folders(records, data, tmp_path):
 def test_score_threshold(records, data, tmp_path, monkeypatch):
     """By default as many as ground-truth boxes and at least 5; otherwise those at or above it."""
     drawn = []
-    monkeypatch.setattr(
-        "gridclip.evaluation.pictures.BoxVisualizer.draw_box",
-        lambda self, box, **_: drawn.append(tuple(box)),
-    )
+    plain = pictures.draw_boxes
+
+    def record(image, boxes, *args, **kwargs):
+        drawn.extend(map(tuple, boxes))
+        return plain(image, boxes, *args, **kwargs)
+
+    monkeypatch.setattr(pictures, "draw_boxes", record)
     scores = [0.1, 0.9, 0.3, 0.8, 0.5, 0.7, 0.6]
     predictions = [detection(2, 11, s, bbox=(1000 * s, 10, 20, 20)) for s in scores]
     draw_detections(records[2:], data, predictions, tmp_path)
@@ -136,7 +142,7 @@ def test_without_annotations_the_detections_alone_are_drawn(describe, tmp_path):
     written = draw_detections(all_records(data), data, predictions, tmp_path)
     assert len(written) == 3
     left, right = halves(written[0])
-    assert np.abs(left - 128).max() < 16 and has_color(right, _NOVEL_COLOR)
+    assert np.abs(left - 128).max() < 16 and has_color(right, NOVEL_COLOR)
 
 
 def test_small_images_are_enlarged(records, data, tmp_path):

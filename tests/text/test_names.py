@@ -1,11 +1,12 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from gridclip.text import Category, load_categories, prompt_phrases, render_prompts
-from gridclip.text.names import make_categories
+from gridclip.text.names import make_categories, parse_vocabulary
 
 
 def names_of(source):
@@ -227,3 +228,30 @@ def test_binary_file_is_refused(tmp_path):
 def test_unknown_source():
     with pytest.raises(FileNotFoundError, match="'lvis'.*lvis_v1, coco, voc, objects365"):
         load_categories("lvis")
+
+
+def test_parse_vocabulary(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("names").write_text("cat")
+    assert parse_vocabulary(" red shoe,traffic cone ,") == ["red shoe", "traffic cone"]
+    assert parse_vocabulary("cat") == ["cat"]
+    for kept in ("coco", "names", "gone.txt", "a, b.safetensors"):
+        assert parse_vocabulary(kept) == kept
+    many = [f"thing {i}" for i in range(1000)]  # longer than a file's name may be
+    assert parse_vocabulary(", ".join(many)) == many
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["No. 5 bolt", "w/o lid", "1/2 inch pipe", "Dr. Pepper", "3.5 mm jack", "size 4.5", "item #5"],
+)
+def test_names_with_dots_and_slashes_are_names(name):
+    assert parse_vocabulary(name) == [name]
+    assert parse_vocabulary(f"cat, {name}") == ["cat", name]
+
+
+@pytest.mark.parametrize("file", ["coco.nmes", "names/mine", "./my names", "~/x", "/a b/c", "a/"])
+def test_a_file_that_is_not_there_is_no_name(file):
+    with pytest.raises(FileNotFoundError, match=f"no file '{file}'.*put a comma behind it"):
+        parse_vocabulary(file)
+    assert parse_vocabulary(f"{file},") == [file]

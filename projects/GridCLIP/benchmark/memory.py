@@ -97,12 +97,12 @@ def peak_tensors(run: Callable[[], None]) -> int:
 def peak_resident(run: Callable[[], None]) -> int:
     """Most bytes by which the resident set exceeds its size before ``run``."""
     _trim()  # memory that was freed before would be taken again, and its use not seen
-    before, peak, done = _resident_bytes(), 0, threading.Event()
+    before, peak, done = resident_bytes(), 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.005):
-            peak = max(peak, _resident_bytes())
+            peak = max(peak, resident_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -114,6 +114,7 @@ def peak_resident(run: Callable[[], None]) -> int:
     return max(0, peak - before)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Of this process, now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()

@@ -2,9 +2,10 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
@@ -14,34 +15,79 @@ from PIL import Image
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
+# PIL knows these by their first bytes, and can't read their pixels.
+_WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
+
+
 @cache
 def picture_suffixes() -> frozenset[str]:
-    """Those of the files that PIL can open: ".jpg", ".png", ..."""
-    suffixes = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in suffixes.items() if kind in Image.OPEN)
+    """Those of the files that PIL can read: ".jpg", ".png", ..."""
+    kinds = frozenset(Image.registered_extensions().items())
+    readable = Image.OPEN.keys() - _WITHOUT_PIXELS
+    return frozenset(suffix for suffix, kind in kinds if kind in readable)
+
+
+class Found(NamedTuple):
+    """What paths name.
+
+    Attributes:
+        pictures: files, each once.
+        others: what folders and patterns hold beside them: other files, and folders.
+    """
+
+    pictures: list[Path]
+    others: list[Path]
+
+
+def find_files(inputs: Iterable[str]) -> Found:
+    """What paths, folders and glob patterns name.
+
+    In folders and among the matches of a pattern a picture is what PIL reads, whatever its name,
+    and what is named like a picture, so that a damaged one is reported. Folders in folders are not
+    searched (a pattern with ``**`` does that), and files whose names begin with a dot are left out.
+    A path that is named itself is kept, even if it does not exist: it is reported when it is read.
+    """
+    pictures: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            candidates = sorted(path.iterdir())
+        elif path.exists() or not (matches := sorted(glob.glob(given, recursive=True))):
+            pictures[path] = None
+            continue
+        else:
+            candidates = [Path(match) for match in matches]
+        for candidate in candidates:
+            if not candidate.name.startswith("."):
+                (pictures if _is_picture(candidate) else others)[candidate] = None
+    return Found(list(pictures), [path for path in others if path not in pictures])
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and glob patterns name, each once.
-
-    A path that does not exist is kept: it is reported like other unreadable files.
+    """The pictures among what :func:`find_files` finds.
 
     Raises:
         ValueError: a folder holds no pictures.
     """
-    found = []
     for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            suffixes = picture_suffixes()
-            pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
-            if not pictures:
-                raise ValueError(f"There are no pictures in {path}.")
-            found += pictures
-        else:
-            matches = [] if path.exists() else sorted(glob.glob(given, recursive=True))
-            found += [Path(match) for match in matches] or [path]
-    return list(dict.fromkeys(found))
+        if os.path.isdir(given) and not find_files([given]).pictures:
+            raise ValueError(f"There are no pictures in {given}.")
+    return find_files(inputs).pictures
+
+
+def _is_picture(path: Path) -> bool:
+    if path.exists() and not path.is_file():  # a folder, or a pipe, which would block
+        return False
+    if path.suffix.lower() in picture_suffixes():
+        return True
+    try:
+        with Image.open(path) as image:
+            return image.format not in _WITHOUT_PIXELS
+    except (PermissionError, Image.DecompressionBombError):
+        return True  # it may be one: reading it will say what is wrong
+    except Exception:  # every image format has its own exceptions
+        return False
 
 
 def read_picture(source: Picture) -> np.ndarray:
@@ -81,6 +127,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
             f"The pixels are 32-bit numbers (PIL's mode {image.mode}), whose range is not known. "
             "Save the picture with 8 or 16 bits a channel."
         )
+    image.load()  # which turns a TIFF upright, and takes its orientation away
     image = _apply_exif_orientation(image)
     if not is_16_bit:
         return convert_PIL_to_numpy(image, "RGB")

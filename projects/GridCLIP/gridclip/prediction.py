@@ -28,7 +28,8 @@ class Prediction(Instances):
     """detectron2's ``Instances`` of one picture, which also know their names.
 
     Fields: ``pred_boxes`` XYXY in pixels, ``scores`` (N,) float32, descending, and ``pred_classes``
-    (N,) int64. A part of a prediction, such as ``prediction[prediction.scores > 0.5]``, is one.
+    (N,) int64. In a video that is tracked, ``track_ids`` (N,) int64, too: -1 is none. A part of a
+    prediction, such as ``prediction[prediction.scores > 0.5]``, is one.
     """
 
     _vocabulary: Names
@@ -72,6 +73,14 @@ class Prediction(Instances):
         base = self._vocabulary.base
         return None if base is None else [name not in base for name in self.names]
 
+    @property
+    def tracks(self) -> list[int | None] | None:
+        """The number of each detection's track in a video, from 1; None of one that is in none yet.
+        Without tracking, None."""
+        if not self.has("track_ids"):
+            return None
+        return [None if track < 0 else track for track in self.track_ids.tolist()]
+
     def above(self, threshold: float) -> "Prediction":
         """The detections with at least this score."""
         return self[self.scores >= threshold]
@@ -101,8 +110,8 @@ class Prediction(Instances):
         """The detections as JSON can hold them.
 
         Returns:
-            Of each "name", "score", "box" (x0, y0, x1, y1 in pixels), and "novel" where that is
-            known.
+            Of each "name", "score", "box" (x0, y0, x1, y1 in pixels), "novel" where that is known,
+            and "track" where :attr:`tracks` is not None.
         """
         boxes = self.pred_boxes.tensor.tolist()
         rows = [
@@ -111,6 +120,8 @@ class Prediction(Instances):
         ]
         if (novel := self.novel) is not None:
             rows = [{**row, "novel": is_novel} for row, is_novel in zip(rows, novel, strict=True)]
+        if (tracks := self.tracks) is not None:
+            rows = [{**row, "track": track} for row, track in zip(rows, tracks, strict=True)]
         return rows
 
     def to_supervision(self) -> "sv.Detections":
@@ -125,6 +136,7 @@ class Prediction(Instances):
             xyxy=self.pred_boxes.tensor.numpy().astype(np.float32),
             confidence=self.scores.numpy(),
             class_id=self.pred_classes.numpy(),
+            tracker_id=self.track_ids.numpy() if self.has("track_ids") else None,
             data=data,
         )
 

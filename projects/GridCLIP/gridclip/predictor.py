@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -11,14 +10,13 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.utils.colormap import colormap
 from omegaconf import DictConfig
 from PIL import Image
 
 from gridclip.clip_weights import clip_file
 from gridclip.detector_file import DetectorFile, inference_settings
+from gridclip.drawing import draw_prediction
 from gridclip.engine.train import Detector, build_inference_model, load_weights
-from gridclip.evaluation.pictures import BoxVisualizer
 from gridclip.loading import (
     base_names,
     build_model,
@@ -251,9 +249,9 @@ class Predictor:
         Args:
             pictures: a folder, or files, PIL images or (H, W, 3) uint8 RGB arrays.
             threshold, nms, max_detections: see :class:`Limits`.
-            batch_size: pictures that the detector gets at once. Smaller ones are padded to the
-                largest of their batch, which changes scores a little. None: 1 on a CPU, where more
-                gain nothing, and 8 on a GPU.
+            batch_size: pictures that the detector gets at once, at most: a batch has neighbours of
+                one size, as padding to the size of a larger one would change their scores. None: 1
+                on a CPU, 8 on a GPU.
             on_error: is given what can't be read as a picture, and why, and the others go on. None:
                 the error is raised.
 
@@ -268,34 +266,36 @@ class Predictor:
             pictures = find_pictures([os.fspath(pictures)])
         if batch_size is None:
             batch_size = 1 if self.cfg.train.device == "cpu" else 8
-        # Not a generator itself, so that wrong arguments are refused by the call.
-        return self._stream(iter(pictures), model, state.names, batch_size, on_error)
+        batches = self._batches(pictures, batch_size, on_error)
+        return (found for batch in batches for found in _detect(model, state.names, batch))
 
-    def _stream(
+    def _batches(
         self,
-        pictures: Iterator[Picture],
-        model: Detector,
-        names: Names,
+        pictures: Iterable[Picture],
         batch_size: int,
         on_error: Callable[[Picture, Exception], None] | None,
-    ) -> Iterator[Prediction]:
-        while batch := list(islice(pictures, batch_size)):
-            inputs, sources = [], []
-            for picture in batch:
-                try:
-                    inputs.append(self.prepare(picture))
-                except (FileNotFoundError, ValueError) as error:
-                    if on_error is None:
-                        raise
-                    on_error(picture, error)
-                else:
-                    sources.append(_file_name(picture))
-            outputs = model(inputs) if inputs else []
-            for output, source in zip(outputs, sources, strict=True):
-                found = output["instances"].to("cpu")
-                # Clones are ordinary tensors: what inference mode made can't be changed in place.
-                fields = {name: value.clone() for name, value in found.get_fields().items()}
-                yield Prediction(found.image_size, vocabulary=names, source=source, **fields)
+    ) -> Iterator["_Batch"]:
+        batch: _Batch = []
+        for picture in pictures:
+            try:
+                inputs = self.prepare(picture)
+            except (FileNotFoundError, ValueError) as error:
+                if batch:  # what came before it is not lost
+                    yield batch
+                    batch = []
+                if on_error is None:
+                    raise
+                on_error(picture, error)
+                continue
+            if batch and inputs["image"].shape != batch[-1][0]["image"].shape:
+                yield batch
+                batch = []
+            batch.append((inputs, _file_name(picture)))
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def prepare(self, picture: Picture) -> dict:
         """A picture as the detector takes it: "image", (3, H, W) float32 RGB of the size that the
@@ -315,17 +315,9 @@ class Predictor:
     def draw(
         self, image: Picture, prediction: Prediction, score_threshold: float = 0.3
     ) -> Image.Image:
-        """Draw the detections of a picture that reach ``score_threshold``, at its size."""
-        shown = prediction.above(score_threshold)
-        labels = [f"{n} {s:.2f}" for n, s in zip(shown.names, shown.scores.tolist(), strict=True)]
-        colors = colormap(rgb=True, maximum=1)
-        visualizer = BoxVisualizer(read_picture(image))
-        visualizer.overlay_instances(
-            boxes=shown.pred_boxes,
-            labels=[label.replace("$", r"\$") for label in labels],  # no formulas
-            assigned_colors=[colors[c % len(colors)] for c in shown.pred_classes.tolist()],
-        )
-        return Image.fromarray(visualizer.output.get_image())
+        """Draw the detections of a picture that reach ``score_threshold``. A picture with less than
+        640 pixels a side is enlarged."""
+        return draw_prediction(image, prediction.above(score_threshold))
 
     def _embed(self, vocabulary: Queries) -> TextEmbeddings:
         embedded = self.queries.embed(vocabulary)
@@ -364,6 +356,18 @@ class _State(NamedTuple):
                 self.views.clear()
             self.views[limits] = view
         return view
+
+
+_Batch = list[tuple[dict, str | None]]  # pictures as the detector takes them, and their files
+
+
+def _detect(model: Detector, names: Names, batch: _Batch) -> Iterator[Prediction]:
+    inputs, sources = zip(*batch, strict=True)
+    for output, source in zip(model(list(inputs)), sources, strict=True):
+        found = output["instances"].to("cpu")
+        # Clones are ordinary tensors: what inference mode made can't be changed in place.
+        fields = {name: value.clone() for name, value in found.get_fields().items()}
+        yield Prediction(found.image_size, vocabulary=names, source=source, **fields)
 
 
 def _file_name(picture: Picture) -> str | None:

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from gridclip.evaluation.fonts import font_families
 from gridclip.files import replacing
+from gridclip.fonts import font_families
 from gridclip.modeling import GridCLIP
 from gridclip.page import Figure, Section, write_page
 from gridclip.pictures import Picture, read_picture

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from gridclip.data import all_records
+from gridclip.drawing import draw_boxes
 from gridclip.files import write_json
 from gridclip.predictor import Predictor
 from laptop_world.shapes import ALL_NAMES
 
 _BEST = 6  # pictures shown of each word
-_SIDE, _COLOR = 320, "#ff8000"  # the longer side of a shown picture in pixels; its frame
+_SIDE = 320  # the least longer side of a shown picture in pixels
 _KNOWN_WORDS = {word for name in ALL_NAMES for word in name}
 
 
@@ -60,7 +60,10 @@ def search_pictures(
         best = []
         for k, (score, box, record) in enumerate(sorted(found[word], key=lambda f: -f[0])[:_BEST]):
             picture = f"{i}_{k}.jpg"
-            _draw(record["file_name"], box).save(output / picture, quality=88)
+            drawn = draw_boxes(
+                record["file_name"], [box], [""], classes=[0], novel=[True], min_side=_SIDE
+            )
+            drawn.save(output / picture, quality=88)
             right = is_right(word, box, record, data.names)
             best.append({"picture": picture, "score": round(score, 4), "right": right})
         trained_on = any(is_called(name, word) for name in others)
@@ -97,12 +100,3 @@ def is_right(word: str, box: torch.Tensor, record: dict, names: Sequence[str]) -
         return True
     unsure = [names[i] for i in record["not_exhaustive_classes"]]
     return None if any(is_called(name, word) for name in unsure) else False
-
-
-def _draw(file_name: str, box: torch.Tensor) -> Image.Image:
-    with Image.open(file_name) as image:
-        scale = _SIDE / max(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
-        picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    ImageDraw.Draw(picture).rectangle((box * scale).tolist(), outline=_COLOR, width=4)
-    return picture

@@ -5,29 +5,24 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
-from functools import partialmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.figure import Figure
 from msgspec.structs import asdict
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from gridclip.data import DatasetDescription, all_records
+from gridclip.drawing import draw_boxes
 from gridclip.files import replacing
 from gridclip.pictures import read_picture
 
-from .fonts import font_families
 from .runs import evaluated_images, open_evaluated, open_runs, read_detections
 
-_BASE_COLOR = (0.1, 0.8, 1.0)
-_NOVEL_COLOR = (1.0, 0.5, 0.0)
 _CAPTION_HEIGHT = 28
 _GAP = 8
 _MIN_PICTURE_SIDE = 1000
@@ -86,7 +81,7 @@ def draw_detections(
             f"ground truth ({len(annotations)}){marked}": annotations,
             f"detections ({len(shown)} of {len(found)}{least})": _as_annotations(shown, data),
         }
-        drawn = [_draw_boxes(image, data.names, side, novel) for side in sides.values()]
+        drawn = [_draw_boxes(image, data, side) for side in sides.values()]
         picture = _side_by_side(drawn, list(sides))
         name = stem = Path(record["file_name"]).stem
         if stems[stem] > 1:  # of several folders
@@ -178,40 +173,22 @@ def _as_annotations(predictions: list[dict], data: DatasetDescription) -> list[d
     ]
 
 
-class BoxVisualizer(Visualizer):
-    """detectron2's with opaque boxes, as half transparent ones are hard to see on a photograph, and
-    with names in any script that the system has a font for."""
-
-    draw_box = partialmethod(Visualizer.draw_box, alpha=1.0)
-
-    def draw_text(self, text: str, *args: Any, **kwargs: Any) -> VisImage:
-        output = super().draw_text(text, *args, **kwargs)
-        output.ax.texts[-1].set_family(font_families(text))
-        return output
-
-
 def _draw_boxes(
-    image: np.ndarray, names: Sequence[str], objects: list[dict], novel_classes: Collection[int]
+    image: np.ndarray, data: DatasetDescription, objects: Sequence[dict]
 ) -> Image.Image:
     """Draw annotations on an RGB image (H, W, 3), which is enlarged if it is small."""
-    scale = max(1.0, _MIN_PICTURE_SIDE / max(image.shape[:2]))
-    # detectron2 rounds a small picture's font size down before it is enlarged.
-    font_size_scale = 1.3 if scale == 1 else 2.2
-    visualizer = BoxVisualizer(image, scale=scale, font_size_scale=font_size_scale)
-    if objects:
-        boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
-        labels, colors = [], []
-        for o in objects:
-            novel = o["category_id"] in novel_classes
-            name = names[o["category_id"]]
-            score = f" {o['score']:.2f}" if "score" in o else ""
-            labels.append(f"{'★ ' if novel else ''}{name}{score}")
-            colors.append(_NOVEL_COLOR if novel else _BASE_COLOR)
-        # A label hangs at its box's corner, which has to be in the picture.
-        height, width = image.shape[:2]
-        inside = np.clip(boxes, 0, (width, height, width, height))
-        visualizer.overlay_instances(boxes=inside, labels=labels, assigned_colors=colors)
-    return Image.fromarray(visualizer.output.get_image())
+    classes = [o["category_id"] for o in objects]
+    scores = [f" {o['score']:.2f}" if "score" in o else "" for o in objects]
+    return draw_boxes(
+        image,
+        [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects],
+        [f"{data.names[c]}{score}" for c, score in zip(classes, scores, strict=True)],
+        classes=classes,
+        novel=[c in data.novel_classes for c in classes]
+        if data.novel_classes is not None
+        else None,
+        min_side=_MIN_PICTURE_SIDE,
+    )
 
 
 def _side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -19,6 +19,8 @@ _LISTS = resources.files("gridclip.text") / "lists"
 # which is "or" there. For prompts only.
 _RESPELLED = json.loads((_LISTS / "respelled.json").read_text(encoding="utf-8"))
 
+# "coco.nmes", "names/mine", "~/my names": but neither "No. 5 bolt" nor "w/o lid".
+_LIKE_A_FILE = re.compile(r"(~|\.{0,2})/.*|\S+/\S*|\S+\.[A-Za-z]\w*")
 _QUALIFIER = re.compile(r"\s*\([^)]*\)")
 
 
@@ -176,3 +178,21 @@ DATASETS: dict[str, Callable[[], list[Category]]] = {
         (_LISTS / "objects365_names.txt").read_text(encoding="utf-8").splitlines()
     ),
 }
+
+
+def parse_vocabulary(vocabulary: str) -> str | list[str]:
+    """A file or a known data set stays as it is. Anything else is names between commas.
+
+    Raises:
+        FileNotFoundError: it looks like a file that is not there.
+    """
+    # Path.is_file() fails on a list of names that is longer than a file's name may be.
+    if Path(vocabulary).suffix in (".safetensors", ".txt", ".json") or os.path.isfile(vocabulary):
+        return vocabulary
+    if vocabulary in DATASETS:
+        return vocabulary
+    if _LIKE_A_FILE.fullmatch(vocabulary) and "," not in vocabulary:
+        raise FileNotFoundError(
+            f"There is no file '{vocabulary}'. If it is a name, put a comma behind it."
+        )
+    return [name for name in map(str.strip, vocabulary.split(",")) if name]
