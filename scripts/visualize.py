@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--detector", metavar="FILE.safetensors", help="in place of the two: Predictor.save's file")
     add("--words", required=True, metavar="NAMES", help="between commas")
     add("--input", required=True, nargs="+", metavar="PIC", help="pictures, folders, globs")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="a folder, which is made")
     add("--device", help="default: the config's, or cpu where there is no CUDA")
     add("--opts", nargs="+", default=[], metavar="key=value", help="overrides of the config")
 

@@ -57,9 +57,10 @@ def test_no_file_is_too_long_to_read():
     assert longer_than(150, SCRIPTS) == {}
 
 
-def test_the_product_is_read_in_two_sittings():
-    """In two by now: the second is on data of one's own and what is refused."""
-    assert sum(map(count_lines, PRODUCT)) <= 9050
+def test_the_product_is_read_in_three_sittings():
+    """The method and its training; data of one's own and what is refused; use: predictor, videos,
+    labels, reports. A change of it that needs more lines raises the bound."""
+    assert sum(map(count_lines, PRODUCT)) <= 12_200
 
 
 def read_project() -> dict:
