@@ -15,6 +15,7 @@ from gridclip import cli
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
+from gridclip.predictor import Predictor
 from gridclip.text import as_text_embeddings
 from pages import PROJECT, ROOT, blocks
 from world import tiny_config
@@ -72,6 +73,9 @@ def save_demo(output: Path) -> None:
     cfg.clip.names = str(names)
     as_text_embeddings(names, cfg.clip.weights, "single", progress=False).save(text)
     save_detector(cfg, output / "run")
+    Predictor(cfg, output / "run/model_final.pth").save(
+        output / "detector.safetensors", with_clip=True
+    )
 
 
 def run_page(page: Path, languages: tuple[str, ...] = ("python",)) -> dict:

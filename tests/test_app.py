@@ -64,13 +64,15 @@ def save_demo(root: Path) -> None:
     for i in range(app.SAMPLES + 1):
         Image.new("RGB", (128, 128)).save(shapes / f"shapes_test_val/{i:06}.png")
     cfg = LazyConfig.load(str(app.PROJECT / "configs/laptop/gridclip.py"))
-    cfg.clip.text_embeddings = str(shapes / "shapes_test_text.safetensors")
-    clip = app.PROJECT / "laptop_world/models/shapes_clip.safetensors"
-    as_text_embeddings(["red star", "moon"], clip, "single").save(cfg.clip.text_embeddings)
+    cfg.clip.weights = str(app.PROJECT / "laptop_world/models/shapes_clip.safetensors")
+    cfg.clip.text_embeddings = str(root / "text.safetensors")
+    as_text_embeddings(["red star", "moon"], cfg.clip.weights, "single").save(
+        root / "text.safetensors"
+    )
     cfg.model.federated_weights = None
-    run = root / "output/demo/run"
-    run.mkdir()
-    GridCLIPCheckpointer(build_model(cfg), str(run)).save("model_final")
+    GridCLIPCheckpointer(build_model(cfg), str(root)).save("model_final")
+    detector = root / "output/demo/detector.safetensors"
+    Predictor(cfg, root / "model_final.pth").save(detector, with_clip=True)
 
 
 def test_the_demo_is_made_where_it_is_missing(tmp_path, monkeypatch, served, capsys):
@@ -114,18 +116,15 @@ def test_a_detector_that_is_missing_is_named(served):
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_ended(tmp_path):
     save_demo(tmp_path)
-    run = tmp_path / "output/demo"
-    text = run / "datasets/shapes/shapes_test_text.safetensors"
-    clip = app.PROJECT / "laptop_world/models/shapes_clip.safetensors"
-    Predictor(
-        app.PROJECT / "configs/laptop/gridclip.py",
-        run / "run/model_final.pth",
-        overrides=[f"clip.text_embeddings={text}", f"clip.weights={clip}"],
-    ).save(tmp_path / "one.safetensors")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "app.py", "--detector", tmp_path / "one.safetensors"]
+    command = [
+        sys.executable,
+        "app.py",
+        "--detector",
+        tmp_path / "output/demo/detector.safetensors",
+    ]
     process = subprocess.Popen(
         [*command, "--vocabulary", "fish, kite", "--port", str(port)],
         cwd=app.PROJECT,

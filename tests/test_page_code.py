@@ -15,13 +15,13 @@ pytestmark = pytest.mark.usefixtures("root")
 def test_readme():
     namespace = run_page(ROOT / "README.md")
     assert len(namespace["instances"]) > 0
-    assert Image.open("detections.jpg").size == Image.open("street.jpg").size
+    assert max(Image.open("detections.jpg").size) == 640  # enlarged
     assert len(namespace["predictor"].names) >= 2
 
 
 def test_own_vocabulary(capsys):
     namespace = run_page(ROOT / "docs/own-vocabulary.md")
-    assert Image.open("detections.jpg").size == Image.open("street.jpg").size
+    assert max(Image.open("detections.jpg").size) == 640  # enlarged
     assert len(namespace["detections"]) == len(namespace["best"]) == 5
     assert [found.source for found in namespace["several"]] == ["street.jpg", "pictures/0.png"]
     assert 0 < len(namespace["few"]) <= 20
@@ -37,7 +37,7 @@ def test_troubleshooting():
 def test_quick_start(capsys):
     namespace = run_page(ROOT / "docs/quick-start.md", ("python", "sh"))
     assert namespace["predictor"].names == ("this one",)
-    assert Image.open("found.png").size == Image.open("out/mine.jpg").size == (128, 128)
+    assert Image.open("found.png").size == Image.open("out/mine.jpg").size == (640, 640)
     written = json.loads(Path("out/mine.json").read_text())
     assert written["image"] == "mine.png"
     printed = capsys.readouterr().out

@@ -71,11 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def serve_forever(args: argparse.Namespace) -> None:
-    demo = None if args.detector or args.config_file else ROOT / DEMO
-    weights = args.weights if demo is None else demo / "run/model_final.pth"
-    if demo is not None and not weights.is_file():
-        print(f"There is no {weights} yet: making it takes some minutes.", flush=True)
-        make_demo()
+    detector, samples = args.detector, []
+    if not detector and not args.config_file:
+        detector = ROOT / DEMO / "detector.safetensors"
+        if not detector.is_file():
+            print(f"There is no {detector} yet: making it takes some minutes.", flush=True)
+            make_demo()
+        samples = sorted((ROOT / DEMO).glob("datasets/shapes/shapes_test_val/*.png"))[:SAMPLES]
 
     # Here, as they take seconds that a wrong option need not wait for.
     from gridclip.predictor import Predictor
@@ -83,20 +85,13 @@ def serve_forever(args: argparse.Namespace) -> None:
     from page.layout import Page, serve
 
     vocabulary = args.vocabulary and parse_vocabulary(args.vocabulary)
-    samples: list[Path] = []
-    if args.detector:
-        predictor = Predictor.load(args.detector, device=args.device)
+    if detector:
+        predictor = Predictor.load(detector, device=args.device)
         if vocabulary:
             predictor.set_vocabulary(vocabulary)
     else:
-        config, overrides = args.config_file, []
-        if demo is not None:
-            os.environ["DETECTRON2_DATASETS"] = str(demo / "datasets")  # for the config
-            config = PROJECT / "configs/laptop/gridclip.py"
-            overrides = [f"clip.weights={PROJECT}/laptop_world/models/shapes_clip.safetensors"]
-            samples = sorted(demo.glob("datasets/shapes/shapes_test_val/*.png"))[:SAMPLES]
         predictor = Predictor(
-            config, weights, vocabulary=vocabulary, overrides=overrides, device=args.device
+            args.config_file, args.weights, vocabulary=vocabulary, device=args.device
         )
     page = Page(predictor, samples)
     print(f"Open {serve(page, args.host, args.port)} in a browser; Ctrl-C ends it.", flush=True)

@@ -17,7 +17,7 @@ from laptop_world.shapes import load_world
 
 STAGES = {
     *("data", "text_embeddings", "image_embeddings", "training", "evaluation", "pictures"),
-    *("speed", "words"),
+    *("detector", "speed", "words"),
 }
 SPEED = {
     "setup": {"size": [256, 416], "processor": "a CPU", "threads": 2, "runs": 3},

@@ -4,8 +4,9 @@
     python -m laptop_world.demo
     python -m laptop_world.demo --words "red star, green fish"
 
-writes OUTPUT/report.html, a page that stands alone, and OUTPUT/results.json. Stages that are
-complete are left out, and after an interruption the same command goes on.
+writes OUTPUT/report.html, a page that stands alone, OUTPUT/results.json, and the detector,
+OUTPUT/detector.safetensors. Stages that are complete are left out, and after an interruption the
+same command goes on.
 
 The stages are a plain sequence: they are a straight line, most of them share this process, and as
 jobs of Snakemake, each with imports of its own, they took half a minute longer.
@@ -33,6 +34,7 @@ from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, plot_losses, read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
+from gridclip.predictor import Predictor
 from gridclip.settings import load_config
 from laptop_world import demo_page
 from laptop_world.command import Tail, locked, run_logged
@@ -63,6 +65,10 @@ class Demo:
     @property
     def run(self) -> Path:
         return self.output / "run"
+
+    @property
+    def detector(self) -> Path:
+        return self.output / "detector.safetensors"
 
     @property
     def datasets(self) -> Path:
@@ -188,6 +194,12 @@ def draw(demo: Demo) -> None:
     plot_losses(demo.run / "metrics.json", demo.run / "losses.png")
 
 
+def save_detector(demo: Demo) -> None:
+    """One file that needs nothing else, for the user's own words and pictures."""
+    predictor = Predictor(CONFIG, demo.run / "model_final.pth", overrides=demo.config_overrides)
+    predictor.save(demo.detector, with_clip=True)
+
+
 def search(demo: Demo) -> None:
     search_pictures(
         CONFIG, demo.config_overrides, demo.run / "model_final.pth", demo.words, demo.run / "words"
@@ -239,6 +251,7 @@ def stages(demo: Demo) -> list[Stage]:
             [demo.run / "results.json"],
             [demo.run],
         ),
+        Stage("detector", "Save the detector as one file", save_detector, trained, [demo.detector]),
         Stage("pictures", "Draw detections and losses", draw, trained, [demo.run / "losses.png"]),
     ]
     if speed.is_file():

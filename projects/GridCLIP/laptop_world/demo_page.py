@@ -23,6 +23,7 @@ _STAGES = {
     "image_embeddings": "Training pictures embedded by CLIP's image encoder",
     "training": "Training",
     "evaluation": "Evaluation on the held-out pictures",
+    "detector": "The detector saved as one file",
     "pictures": "Pictures and curves drawn",
     "speed": "Speeds compared",
     "words": "Search for words of the user's own",
