@@ -22,12 +22,12 @@ from tqdm import tqdm
 from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.engine.score_sweep import sweep_vocabularies
 from gridclip.engine.train import build_model, load_weights
-from gridclip.evaluation.results import git_commit, jsonable_config, processor_name, versions
+from gridclip.evaluation.results import git_commit, processor_name, versions
 from gridclip.files import write_json
 from gridclip.queries import Example, Query, QueryEncoder
 from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings
-from laptop_world.experiment import PROJECT, config_file
+from laptop_world.experiment import PROJECT, ROOT, config_file
 from laptop_world.shapes import build_scene, load_world, render
 from laptop_world.shapes.dataset import clip_to_unit_square
 from laptop_world.summary import AXIS_PREFIX, statistics_of_seeds
@@ -98,7 +98,7 @@ def measure(cfg: DictConfig, seed: int) -> dict[str, dict[str, float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    found, detectors, cfg = [], {}, None
+    found, detectors = [], {}
     try:
         for seed in tqdm(args.seeds, "Detectors", unit="detector"):
             weights = args.detectors.format(seed=seed)
@@ -106,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings = {
                 "shapes.world": args.world,
                 "train.init_checkpoint": weights,
-                "train.output_dir": args.output.parent / "examples",
                 "dataloader.evaluator.output_dir": "null",
             }
             cfg = load_config(config_file("gridclip"), [f"{k}={v}" for k, v in settings.items()])
@@ -125,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "commit": git_commit(),
         "versions": versions(),
         "processor": processor_name("cpu"),
-        "config": jsonable_config(cfg),
+        "config_file": str(config_file("gridclip").relative_to(ROOT)),
     }
     write_json(args.output, report, indent=1)
     for kind, metrics in report["queries"].items():
