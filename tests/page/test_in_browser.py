@@ -172,7 +172,7 @@ def test_upload_type_see_move_download(visit, samples, calls, tmp_path):
         ", ".join(f"{x:.0f}" for x in first["box"]),
     ]
     assert [c["name"] for c in coco["categories"]] == ["kite", "red thing"]
-    assert Image.open(files["picture"]).size == (120, 90)
+    assert Image.open(files["picture"]).size == (640, 480)  # enlarged
     assert len(calls) == 1  # neither the slider nor the downloads run the model
 
 

@@ -78,7 +78,7 @@ def as_coco(found: Found, threshold: float) -> bytes:
 
 
 def as_picture(found: Found, threshold: float) -> bytes:
-    """A JPEG at the picture's own size."""
+    """A JPEG at the picture's own size; a small one is enlarged."""
     file = io.BytesIO()
     found.predictor.draw(found.path, found.prediction, threshold).save(file, "JPEG", quality=92)
     return file.getvalue()
