@@ -13,11 +13,13 @@ from benchmark.tables import (
     model_zoo_table,
     overfit_table,
     own_data_table,
+    predictor_table,
     speed_table,
     teacher_passes_table,
 )
 from laptop_world.fine_tuning_report import fine_tuning_table
 from laptop_world.tables import (
+    examples_table,
     laptop_differences_table,
     laptop_runs_note,
     laptop_time_table,
@@ -36,6 +38,7 @@ SECTIONS = {
         "laptop_world_runs.json": laptop_runs_note,
         "laptop_world_differences.json": laptop_differences_table,
         "laptop_world_time.json": laptop_time_table,
+        "examples.json": examples_table,
         "overfit16.json": partial(overfit_table, name="GridCLIP", config="overfit16.py"),
         "vild_overfit16.json": partial(overfit_table, name="ViLD-text", config="vild_overfit16.py"),
     },
@@ -46,10 +49,9 @@ SECTIONS = {
     "speed": {
         "speed_cpu.json": speed_table,
         "teacher_passes_cpu.json": teacher_passes_table,
+        "predictor.json": predictor_table,
     },
-    "model-zoo": {
-        "model_zoo.json": model_zoo_table,
-    },
+    "model-zoo": {"model_zoo.json": model_zoo_table},
 }
 
 

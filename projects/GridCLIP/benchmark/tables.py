@@ -78,6 +78,37 @@ def teacher_passes_table(record: dict) -> str:
     )
 
 
+def predictor_table(record: dict) -> str:
+    """The record of ``benchmark.prediction``."""
+    batches = record["speed"]["batch"]
+    memory = record["resident_mib"]
+    height, width = record["size"]
+    alone, padded = (record[k]["8"]["0.3"] for k in ("batches", "padded_batches"))
+    return "\n".join(
+        [
+            f"**The predictor**, the laptop world's detector, pictures of {height} x {width} read "
+            f"from files, {record['names']} names, medians of runs in turn:",
+            "",
+            "| batch | pictures a second |",
+            "|---|---|",
+            *(f"| {size} | {b['pictures_per_second']:.1f} |" for size, b in batches.items()),
+            "",
+            "Resident memory after "
+            + ", ".join(f"{count} pictures {mib:.0f} MiB" for count, mib in memory.items())
+            + ". Batches of 8 are of pictures of one size: their detections with a score from 0.3 "
+            f"({alone['detections']}) differ from those of one picture at a time by at most "
+            f"{alone['largest_score_difference']:.0e} in score and "
+            f"{alone['largest_box_difference']:.0e} px. If smaller pictures were padded to the "
+            "largest of a batch, scores would differ by up to "
+            f"{padded['largest_score_difference']:.2f} (median "
+            f"{padded['median_score_difference']:.3f}) and boxes by up to "
+            f"{padded['largest_box_difference']:.0f} px.",
+            "",
+            origin(record),
+        ]
+    )
+
+
 def own_data_table(record: dict) -> str:
     """GridCLIP beside FCOS, of what ``benchmark.own_data`` wrote."""
     rows = [

@@ -168,6 +168,34 @@ def thresholds_table(record: dict) -> str:
     )
 
 
+def examples_table(record: dict) -> str:
+    """The record of ``laptop_world.examples``."""
+    queries = record["queries"]
+    metrics = list(queries["word"])
+    n = len(record["seeds"])
+    return "\n".join(
+        [
+            "**Words and examples**, the same world: novel categories looked for by their words, "
+            f"by examples, and by both; base categories by words. {n} detectors, each with other "
+            "examples: mean ± standard deviation.",
+            "",
+            "| novel categories by | "
+            + " | ".join(m.replace("APr_", "APr ") for m in metrics)
+            + " |",
+            "|---|" + "---|" * len(metrics),
+            *(
+                f"| {query} | " + " | ".join(mean_and_spread(cells[m]) for m in metrics) + " |"
+                for query, cells in queries.items()
+            ),
+            "",
+            "An example is a box in a picture of no split. The small CLIP was trained on captions "
+            "that have these words, so that here a word says more than a few examples; of what has "
+            f"no word this says nothing. On {record['processor']}, commit "
+            f"{record['commit'][:10]}.",
+        ]
+    )
+
+
 def _best(cell: dict[str, float]) -> str:
     return f"{cell['threshold']:.2f} | {cell['f1']:.2f} | {cell['f1_at_default']:.2f}"
 
