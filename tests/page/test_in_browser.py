@@ -286,3 +286,25 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(visit, samples):
     set_score(page, 0)
     assert shown(page) and is_narrow()
     assert page.evaluate("window.innerWidth") == NARROW[0]
+
+
+def test_a_made_up_upload_reads_no_other_file(visit, address, samples):
+    """The browser sends a path of this machine in place of what was uploaded: Gradio refuses."""
+    page = visit()
+    answers = page.evaluate(
+        """async ([path, address]) => {
+          const config = await (await fetch(address + 'config')).json();
+          const picture = config.components.find(c => c.props.elem_id === 'picture').id;
+          const of = d => d.inputs.join() === `${picture}` && d.targets.some(t => t[1] === 'change');
+          const call = config.dependencies.find(of);
+          const hash = 'stranger';
+          await fetch(address + 'gradio_api/queue/join', {
+            method: 'POST', headers: {'Content-Type': 'application/json'},
+            body: JSON.stringify({data: [{path, meta: {_type: 'gradio.FileData'}}],
+                                  fn_index: call.id, session_hash: hash}),
+          });
+          return await (await fetch(address + 'gradio_api/queue/data?session_hash=' + hash)).text();
+        }""",
+        [str(samples[0].parent.parent / "secret.png"), address],
+    )
+    assert '"success":false' in answers and '"output":{"error":null}' in answers
