@@ -295,8 +295,8 @@ def test_a_made_up_upload_reads_no_other_file(visit, address, samples):
         """async ([path, address]) => {
           const config = await (await fetch(address + 'config')).json();
           const picture = config.components.find(c => c.props.elem_id === 'picture').id;
-          const of = d => d.inputs.join() === `${picture}` && d.targets.some(t => t[1] === 'change');
-          const call = config.dependencies.find(of);
+          const changes = d => d.inputs.join() === `${picture}` && d.targets[0][1] === 'change';
+          const call = config.dependencies.find(changes);
           const hash = 'stranger';
           await fetch(address + 'gradio_api/queue/join', {
             method: 'POST', headers: {'Content-Type': 'application/json'},
