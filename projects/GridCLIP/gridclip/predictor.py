@@ -173,6 +173,11 @@ class Predictor:
         """The C categories' names; ``pred_classes`` are indices into them."""
         return self._state.names.names
 
+    @property
+    def base_names(self) -> frozenset[str] | None:
+        """Names that training pictures were annotated with; None if that is not known."""
+        return self._state.names.base
+
     def set_vocabulary(self, vocabulary: Queries) -> None:
         """Detect other categories from now on. On an error the old vocabulary stays whole.
 
