@@ -86,11 +86,8 @@ def open_engine(path: str | os.PathLike, threads: int | None = None) -> Engine:
 
 def parse_description(text: str, path: Path) -> dict[str, Any]:
     """Raises ValueError if it is not of an exported detector of this version."""
-    try:
-        description = json.loads(text)
-    except ValueError:
-        description = None
-    found = description.get("format") if isinstance(description, dict) else None
+    description = json.loads(text) or {}
+    found = description.get("format")
     if found != FORMAT:
         raise ValueError(
             f"{path} was not written by gridclip export: its format is '{found or 'not stated'}', "

@@ -74,7 +74,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # PIL's, of damaged EXIF data, which says nothing of the pixels
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -150,8 +150,9 @@ class Predictor:
             FileNotFoundError, ValueError: there is no such file, it is not a picture, or a limit is
                 out of its range.
         """
-        own, given = self.limits, (threshold, nms, max_detections)
-        limits = Limits(*(x if y is None else y for x, y in zip(own, given, strict=True)))
+        given = {"threshold": threshold, "nms": nms, "max_detections": max_detections}
+        changed = {name: value for name, value in given.items() if value is not None}
+        limits = self.limits._replace(**changed)  # type: ignore[arg-type]
         if not (0 <= limits.threshold <= 1 and 0 <= limits.nms <= 1 and limits.max_detections > 0):
             raise ValueError(f"{limits}: take numbers from 0 to 1, and at least 1 detection.")
         state = self._state

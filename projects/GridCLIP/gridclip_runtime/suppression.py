@@ -32,8 +32,9 @@ class Candidates(NamedTuple):
     scores: np.ndarray
     classes: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray) -> "Candidates":  # type: ignore[override]
-        return Candidates(*(x[rows] for x in tuple(self)))
+    def of(self, rows: np.ndarray) -> "Candidates":
+        """Some of them: int64 rows, or a bool for each."""
+        return Candidates(self.boxes[rows], self.scores[rows], self.classes[rows])
 
 
 def choose(
@@ -45,13 +46,13 @@ def choose(
         network, picture: heights and widths of the picture as the network saw it, without
             padding, and of its own.
     """
-    found = found[np.flatnonzero(found.scores > np.float64(limits.threshold))]
-    found = found[suppress(found, limits.nms, limits.max_detections)]
+    found = found.of(found.scores > np.float64(limits.threshold))
+    found = found.of(suppress(found, limits.nms, limits.max_detections))
     (height, width), (y, x) = picture, (picture[0] / network[0], picture[1] / network[1])
     boxes = found.boxes * np.array([x, y, x, y], np.float32)
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return found._replace(boxes=boxes)[np.flatnonzero(has_area)]
+    return found._replace(boxes=boxes).of(has_area)
 
 
 def suppress(found: Candidates, nms: float, most: int) -> np.ndarray:
@@ -62,7 +63,7 @@ def suppress(found: Candidates, nms: float, most: int) -> np.ndarray:
         Rows of what is kept, by descending score.
     """
     order = np.argsort(-found.scores, kind="stable")
-    boxes, _, classes = found[order]
+    boxes, _, classes = found.of(order)
     if 0 < boxes.size <= 4000:
         # So does torchvision: few boxes are moved apart by their categories. This rounds their
         # coordinates, and with them the overlaps.

@@ -70,7 +70,9 @@ def _differences(engine: Engine, predictor: Predictor, form: Form) -> Iterator[D
         for height, width in SIZES:
             for batch in BATCHES:
                 pixels = _noise(batch, height, width)
-                images = [as_input(x, model.backbone.size_divisibility, _mean(model)) for x in pixels]
+                images = [
+                    as_input(x, model.backbone.size_divisibility, _mean(model)) for x in pixels
+                ]
                 inputs = {"images": np.concatenate(images)}
                 outputs = engine.run({**inputs, **given} if form.words_as_input else inputs)
                 tensors = [{"image": torch.from_numpy(x).permute(2, 0, 1).float()} for x in pixels]
@@ -124,8 +126,8 @@ def _chosen(
         size = expected.image_size
         parts = Candidates(*(outputs[name][i] for name in Candidates._fields))
         found = choose(parts, limits, size, size)
-        rows = _rows(expected.pred_boxes.tensor, expected.scores, expected.pred_classes, size)
-        others = _rows(*map(torch.from_numpy, found), size)
+        rows = _rows(expected.pred_boxes.tensor, expected.scores, expected.pred_classes, size=size)
+        others = _rows(*(torch.from_numpy(x) for x in found), size=size)
         near = torch.cdist(rows, others, p=float("inf"))
         distances = torch.cat([near.amin(dim=0), near.amin(dim=1)])
         apart = distances > TOLERANCE
@@ -134,6 +136,6 @@ def _chosen(
     return largest, missing
 
 
-def _rows(boxes: Tensor, scores: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
+def _rows(boxes: Tensor, scores: Tensor, classes: Tensor, *, size: tuple[int, int]) -> Tensor:
     """(K, 6), which differ by at least 1 between categories."""
     return torch.cat([boxes / max(size), scores[:, None], classes[:, None].float()], dim=1)

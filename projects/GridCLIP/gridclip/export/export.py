@@ -14,14 +14,14 @@ from .formats import FORMATS, trace
 from .graph import DetectorGraph, Words
 
 
-def export(predictor: Predictor, path: str | os.PathLike, form: Form = Form()) -> float:
+def export(predictor: Predictor, path: str | os.PathLike, form: Form | None = None) -> float:
     """Write a detector for another engine, and compare what it finds with PyTorch.
 
     Args:
         predictor: of a GridCLIP on the CPU, with ``train.inference`` in float32 and not compiled.
         path: ``.onnx``, for onnxruntime and others; ``.xml``, OpenVINO's, with a ``.bin`` beside
             it; or ``.pt2``, torch.export's.
-        form: what goes in and comes out.
+        form: what goes in and comes out; None: words in, candidates out.
 
     Returns:
         The largest difference that the check found.
@@ -31,7 +31,7 @@ def export(predictor: Predictor, path: str | os.PathLike, form: Form = Form()) -
             then no file is left.
         ImportError: a package of requirements-export.txt is missing.
     """
-    path = Path(path)
+    path, form = Path(path), form or Form()
     if path.suffix not in FORMATS:
         raise ValueError(f"'{path}' must end in one of {', '.join(FORMATS)}.")
     _check_exportable(predictor, form)

@@ -40,6 +40,12 @@ class Words(NamedTuple):
             own.is_novel if weighs_apart else None,
         )
 
+    def cloned(self) -> "Words":
+        """Ordinary tensors of what inference mode made."""
+        text, *others = (None if x is None else x.clone() for x in self)
+        assert text is not None
+        return Words(text, *others)
+
     def given(self) -> dict[str, Tensor]:
         return {name: x for name, x in self._asdict().items() if x is not None}
 
@@ -52,6 +58,9 @@ class DetectorGraph(nn.Module):
     suppression is left to who runs the graph (``gridclip_runtime``). In the graph it would need
     a matrix of C x K scores, or boxes shifted by category, whose rounding moves their overlaps.
     """
+
+    length: Tensor
+    weight: Tensor
 
     def __init__(self, model: GridCLIP, *, words_as_input: bool, raw: bool):
         """
@@ -69,7 +78,7 @@ class DetectorGraph(nn.Module):
         self.register_buffer("length", folded.length.clone())
         self.own: Words | None = None
         if not words_as_input:
-            self.own = Words(*(None if x is None else x.clone() for x in Words.of(model)))
+            self.own = Words.of(model).cloned()
             self.register_buffer("weight", folded.weight.clone())
 
     def forward(
@@ -102,7 +111,7 @@ class DetectorGraph(nn.Module):
             weight = text_embeddings @ model.head.grid_embedding.weight
         own = model.classifier
         classifier = FoldedClassifier(weight, self.length, own.log_scale.exp(), own.bias)
-        dense = None if model.dense_scores is None else self._dense(features["res5"], words)
+        dense = self._dense(features["res5"], words)
         decode = self._score_all if self.raw else self._decode
         parts = zip(*model.head(levels), model.anchor_generator(levels), strict=True)
         found = [
@@ -111,15 +120,15 @@ class DetectorGraph(nn.Module):
         ]
         return tuple(torch.cat(x, dim=1) for x in zip(*found, strict=True))
 
-    def _dense(self, res5: Tensor, words: Words) -> "DenseMaps":
-        model, text = self.model, words.text_embeddings
+    def _dense(self, res5: Tensor, words: Words) -> "DenseMaps | None":
+        dense, trunk, text = self.model.dense_scores, self.model.backbone.bottom_up, words[0]
+        if dense is None:
+            return None
         names = text if words.competitors is None else torch.cat([text, words.competitors])
-        embeddings = model.backbone.bottom_up.dense_embeddings(res5)
-        p = model.dense_scores.probabilities(embeddings, names)[..., : text.shape[0]]
-        weights = torch.tensor(model.dense_scores.weight)
-        if words.is_novel is not None:
-            weights = model.dense_scores.weights(words.is_novel)
-        return DenseMaps(p, weights, model.backbone.bottom_up.size_divisibility)
+        p = dense.probabilities(trunk.dense_embeddings(res5), names)[..., : text.shape[0]]
+        novel = words.is_novel
+        weights = torch.tensor(dense.weight) if novel is None else dense.weights(novel)
+        return DenseMaps(p, weights, trunk.size_divisibility)
 
     def _score_all(
         self,
@@ -177,7 +186,7 @@ class DenseMaps:
             weights: of C names, or of all.
             stride: pixels of a cell.
         """
-        self.size = probabilities.shape[1:3]
+        _, self.height, self.width, _ = probabilities.shape
         self.probabilities, self.weights = probabilities.flatten(1, 2), weights
         self.best = self.probabilities.amax(dim=2, keepdim=True)
         self.stride = stride
@@ -185,7 +194,7 @@ class DenseMaps:
     def around(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The four cells around the centers of anchors (R, 4), and their shares, both (R, 4)."""
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-        return neighbours(centers, *self.size, self.stride)
+        return neighbours(centers, self.height, self.width, self.stride)
 
     def combine(self, scores: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
         """
@@ -197,9 +206,7 @@ class DenseMaps:
 
     def bound(self, scores: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
         """As ``DenseMap.bound``, of scores (N, K)."""
-        return combine_bound(
-            scores, self._at(self.best, cells, shares).squeeze(2), self.weights
-        )
+        return combine_bound(scores, self._at(self.best, cells, shares).squeeze(2), self.weights)
 
     def _at(self, maps: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
         cells, shares = (x.expand(maps.shape[0], -1, -1) for x in (cells, shares))
