@@ -69,31 +69,28 @@ def suppress(found: Candidates, nms: float, most: int) -> np.ndarray:
         # coordinates, and with them the overlaps.
         boxes = boxes + (classes.astype(np.float32) * (boxes.max() + np.float32(1)))[:, None]
         classes = np.zeros_like(classes)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # Rows category by category, each by descending score; ``end`` is where a row's category ends.
+    # Category by category, each by descending score: the rivals of a box lie behind it in a row.
     grouped = np.argsort(classes, kind="stable")
     place = np.empty_like(grouped)
     place[grouped] = np.arange(len(grouped))
     end = np.searchsorted(classes[grouped], classes, side="right")
+    x0, y0, x1, y1 = np.ascontiguousarray(boxes[grouped].T)
+    areas = (x1 - x0) * (y1 - y0)
     gone = np.zeros(len(order), bool)
     kept: list[int] = []
-    for i in range(len(order)):
-        if gone[i]:
-            continue
-        kept.append(i)
-        if len(kept) == most:
-            break
-        rivals = grouped[place[i] + 1 : end[i]]
-        if len(rivals):
-            gone[rivals] |= _overlaps(boxes[i], boxes[rivals], areas[i], areas[rivals]) > nms
-    return order[kept]
-
-
-def _overlaps(
-    box: np.ndarray, others: np.ndarray, area: np.ndarray, areas: np.ndarray
-) -> np.ndarray:
-    """The IoU of a box with others, (K,) float64 from float32."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = sides.clip(min=0).prod(axis=1)
     with np.errstate(invalid="ignore"):  # of two boxes without area
-        return (shared / (area + areas - shared)).astype(np.float64)
+        for i, (own, last) in enumerate(zip(place.tolist(), end.tolist(), strict=True)):
+            if gone[own]:
+                continue
+            kept.append(i)
+            if len(kept) == most:
+                break
+            if own + 1 == last:
+                continue
+            rivals = slice(own + 1, last)
+            width = np.minimum(x1[rivals], x1[own]) - np.maximum(x0[rivals], x0[own])
+            height = np.minimum(y1[rivals], y1[own]) - np.maximum(y0[rivals], y0[own])
+            shared = np.maximum(width, 0) * np.maximum(height, 0)
+            overlaps = shared / (areas[own] + areas[rivals] - shared)
+            gone[rivals] |= overlaps > np.float64(nms)
+    return order[kept]

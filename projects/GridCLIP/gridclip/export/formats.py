@@ -37,7 +37,14 @@ def trace(graph: nn.Module, form: Form, words: Words) -> ExportedProgram:
             given[name] = x.new_zeros(counts[name], *x.shape[1:])
             dims[name] = {0: Dim("competing") if name == "competitors" else names}
     with torch.enable_grad():  # without, products are convolutions: see inner_products
-        return torch.export.export(graph, (images,), given, dynamic_shapes=dims)
+        return torch.export.export(
+            graph,
+            (images,),
+            given,
+            dynamic_shapes=dims,
+            # It does not see that min(k, n) <= n, and would refuse.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def write_pt2(program: ExportedProgram, form: Form, about: dict, path: Path) -> None:
