@@ -119,10 +119,11 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_detector(tmp_path_factory, world, tiny_clip):
-    """A predictor whose detector is not trained."""
+    """A predictor whose detector is not trained; "blue thing" is novel, and weighs otherwise."""
     from exported import make_detector
 
-    return make_detector(tmp_path_factory.mktemp("small_detector"), world, tiny_clip)
+    novel = ("model.classifier.novel_classes=[2]", "model.dense_scores.novel_weight=0.4")
+    return make_detector(tmp_path_factory.mktemp("small_detector"), world, tiny_clip, *novel)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def test_own_vocabulary(capsys):
     assert "pictures/0.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export(onnx_file):
     """Its commands are only parsed: exporting takes long."""
     shutil.copy(onnx_file, "detector.onnx")

@@ -37,7 +37,7 @@ def trace(graph: nn.Module, form: Form, words: Words) -> ExportedProgram:
             given[name] = x.new_zeros(counts[name], *x.shape[1:])
             dims[name] = {0: Dim("competing") if name == "competitors" else names}
     with torch.enable_grad():  # without, products are convolutions: see inner_products
-        return torch.export.export(
+        program = torch.export.export(
             graph,
             (images,),
             given,
@@ -45,6 +45,13 @@ def trace(graph: nn.Module, form: Form, words: Words) -> ExportedProgram:
             # It does not see that min(k, n) <= n, and would refuse.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+    # They hold what it could not prove, and some that are wrong where only one picture is given.
+    nodes = program.graph_module.graph
+    for node in nodes.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        nodes.erase_node(node)
+    nodes.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def write_pt2(program: ExportedProgram, form: Form, about: dict, path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gridclip.modeling import GridCLIP
-from gridclip.modeling.candidates import head_scores
 from gridclip.modeling.dense_scores import combine, combine_bound, neighbours
 from gridclip.modeling.text_classifier import FoldedClassifier
 
@@ -140,7 +139,7 @@ class DetectorGraph(nn.Module):
         anchors: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Boxes (N, R, 4) and scores (N, R, C)."""
-        scores = head_scores(classifier(features), quality)
+        scores = _head_scores(classifier(features), quality)
         if dense is not None:
             scores = dense.combine(scores, *dense.around(anchors))
         return self._boxes(deltas, anchors.expand(deltas.shape[0], -1, -1)), scores
@@ -155,12 +154,12 @@ class DetectorGraph(nn.Module):
         anchors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As ``GridCLIP._decode_level``, of N images and without a threshold."""
-        best = head_scores(classifier.best(features), quality).squeeze(2)
+        best = _head_scores(classifier.best(features), quality).squeeze(2)
         if dense is not None:
             cells, shares = dense.around(anchors)
             best = dense.bound(best, cells, shares)
         places = _top(best, self.model.test_topk_locations).indices
-        scores = head_scores(classifier(_rows(features, places)), _rows(quality, places))
+        scores = _head_scores(classifier(_rows(features, places)), _rows(quality, places))
         if dense is not None:
             scores = dense.combine(scores, cells[places], shares[places])
         num_classes = scores.shape[2]
@@ -213,6 +212,11 @@ class DenseMaps:
         # One cell after the other: all four would take four times the memory.
         parts = [_rows(maps, cells[..., i]) * shares[..., i, None] for i in range(4)]
         return parts[0] + parts[1] + parts[2] + parts[3]
+
+
+def _head_scores(logits: Tensor, quality: Tensor) -> Tensor:
+    """As ``head_scores``. onnxruntime's sigmoid is off by 1e-7 near 0, and its root by 3e-4."""
+    return ((1 + (-logits).exp()) * (1 + (-quality).exp())).rsqrt()
 
 
 def _top(scores: Tensor, most: int) -> torch.return_types.topk:
