@@ -231,10 +231,8 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it is not a picture.
         """
-        is_path = isinstance(pictures, str | os.PathLike)
-        if isinstance(pictures, Image.Image | np.ndarray) or (
-            is_path and not os.path.isdir(pictures)
-        ):
+        is_file = isinstance(pictures, str | os.PathLike) and not os.path.isdir(pictures)
+        if is_file or isinstance(pictures, Image.Image | np.ndarray):
             return next(self.stream([pictures], **options))
         return list(self.stream(pictures, **options))
 
