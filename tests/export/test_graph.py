@@ -46,6 +46,15 @@ def test_candidates_are_the_detectors(overrides, form, tmp_path, world, tiny_cli
     assert largest < 1e-5
 
 
+def empty(outputs):
+    return {name: x[:, :0] for name, x in outputs.items()}
+
+
+def test_a_detector_that_finds_nothing(tmp_path, world, tiny_clip):
+    predictor = make_detector(tmp_path, world, tiny_clip, "model.test_score_thresh=1.0")
+    assert check(Eager(predictor, Form()), predictor, Form()) == 0
+
+
 def test_other_words_are_folded_in(small_detector):
     form = Form(words_as_input=False)
     predictor = small_detector.with_vocabulary(["red thing"])
@@ -78,7 +87,7 @@ def renamed(outputs):
     return {**outputs, "classes": outputs["classes"] + 1}
 
 
-@pytest.mark.parametrize("change", [shifted, scaled, shortened, renamed])
+@pytest.mark.parametrize("change", [shifted, scaled, shortened, renamed, empty])
 def test_a_difference_is_noticed(change, small_detector):
     engine = Changed(small_detector, Form())
     engine.change = change

@@ -128,6 +128,9 @@ def _chosen(
         found = choose(parts, limits, size, size)
         rows = _rows(expected.pred_boxes.tensor, expected.scores, expected.pred_classes, size=size)
         others = _rows(*(torch.from_numpy(x) for x in found), size=size)
+        if not len(rows) or not len(others):
+            missing = max(missing, float(len(rows) != len(others)))
+            continue
         near = torch.cdist(rows, others, p=float("inf"))
         distances = torch.cat([near.amin(dim=0), near.amin(dim=1)])
         apart = distances > TOLERANCE
