@@ -13,11 +13,11 @@ from world import tiny_config
 
 
 def make_detector(folder: Path, world: Path, clip: Path, *overrides: str) -> Predictor:
-    """Not trained, with boxes of some size; two levels, as fewer nodes export faster."""
+    """Not trained, with boxes of some size; two levels, as fewer nodes export faster, the last of
+    a few cells."""
     cfg = tiny_config(world, clip, folder)
-    cfg.model.backbone.top_block = None
     cfg.model.head.num_levels = 2
-    cfg.model.head_in_features = ["p3", "p4"]
+    cfg.model.head_in_features = ["p4", "p7"]
     cfg.model.test_topk_locations, cfg.model.test_topk_candidates = 20, 50
     prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     cfg.model.federated_weights = None

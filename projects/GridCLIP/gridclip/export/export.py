@@ -41,7 +41,8 @@ def export(predictor: Predictor, path: str | os.PathLike, form: Form | None = No
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         partial = Path(folder, path.name)
-        write(trace(graph, form, Words.of(model)), form, about, partial)
+        program = trace(graph, form, Words.of(model), max(model.anchor_generator.strides))
+        write(program, form, about, partial)
         largest = check(open_file(partial), predictor, form)
         for file in sorted(Path(folder).iterdir()):  # an .xml comes after its .bin
             shutil.move(file, path.with_name(file.name))

@@ -17,20 +17,22 @@ from .description import Form
 from .graph import Words
 
 
-def trace(graph: nn.Module, form: Form, words: Words) -> ExportedProgram:
+def trace(graph: nn.Module, form: Form, words: Words, stride: int) -> ExportedProgram:
     """torch.export's program, with the number of pictures, their height and width, and the number
     of words dynamic.
 
     Args:
         words: of the kind that the graph takes; their numbers do not matter.
+        stride: of the coarsest level, in pixels.
     """
     dims: dict[str, dict[int, Any]] = {
         "images": {0: Dim("pictures"), 2: 32 * Dim("height"), 3: 32 * Dim("width")}
     }
-    images = torch.zeros(2, 3, 96, 128)
+    # Numbers of their own: what is equal, or 1, would be taken for one thing, or for constant. So
+    # the coarsest level has 3 x 4 locations.
+    images = torch.zeros(2, 3, 3 * stride, 4 * stride)
     given = {}
     if form.words_as_input:
-        # Numbers of their own: what is equal, or 1, would be taken for one thing, or for constant.
         counts = {"text_embeddings": 7, "is_novel": 7, "competitors": 5}
         names = Dim("names")
         for name, x in words.given().items():
