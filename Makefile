@@ -16,8 +16,8 @@ ifeq ($(filter index source,$(DETECTRON2)),)
 $(error DETECTRON2=$(DETECTRON2): choose index or source)
 endif
 
-REQUIREMENTS := requirements.txt requirements-laptop.txt requirements-app.txt requirements-dev.txt \
-  requirements-no-deps.txt constraints.txt
+REQUIREMENTS := requirements.txt requirements-laptop.txt requirements-app.txt requirements-export.txt \
+  requirements-dev.txt requirements-no-deps.txt constraints.txt
 STAMP := $(VENV)/.ready-$(DETECTRON2)
 
 DEMO_CONFIG := projects/GridCLIP/configs/lvis/gridclip_r50_ov_smoke.py

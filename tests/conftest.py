@@ -115,3 +115,24 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     draw_world(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_detector(tmp_path_factory, world, tiny_clip):
+    """A predictor whose detector is not trained; "blue thing" is novel, and weighs otherwise."""
+    from exported import make_detector
+
+    novel = ("model.classifier.novel_classes=[2]", "model.dense_scores.novel_weight=0.4")
+    return make_detector(tmp_path_factory.mktemp("small_detector"), world, tiny_clip, *novel)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory, small_detector) -> Path:
+    """It as an ONNX file, words as an input."""
+    from gridclip.export import export
+
+    path = tmp_path_factory.mktemp("exported") / "detector.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gridclip.export.check.SIZES", ((65, 97),))
+        export(small_detector, path)
+    return path

@@ -45,6 +45,7 @@ COMMANDS = {
     "precompute": Command("scripts/precompute.py", "fill the stores that a training reads"),
     "tune": Command("scripts/tune_scores.py", "choose the weights of the dense scores"),
     "interpolate": Command("scripts/interpolate_weights.py", "between two detectors' weights"),
+    "export": Command("scripts/export.py", "write a detector for ONNX, OpenVINO or torch.export"),
     "speed": Command("scripts/compare_speed.py", "time detectors beside each other"),
     "env": Command("scripts/check_env.py", "what is installed, and which data are there"),
 }

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
-
+from gridclip_runtime.pictures import Picture, check_array, to_rgb
 
 # PIL knows these by their first bytes, and can't read their pixels.
 _WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -102,35 +100,15 @@ def read_picture(source: Picture) -> np.ndarray:
             numbers, whose range is not known, or an array has another shape or type.
     """
     if isinstance(source, np.ndarray):
-        kind = f"{source.shape} {source.dtype}"
-        if source.dtype != np.uint8 or source.shape[2:] != (3,) or not source.size:
-            raise ValueError(f"A picture must be an (H, W, 3) uint8 RGB array, not {kind}.")
-        return source
+        return check_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return to_rgb(source)
     path = os.fspath(source)
     if not PathManager.exists(path):
         raise FileNotFoundError(f"No picture at {path}.")
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            return _to_rgb(image)
+            return to_rgb(image)
     except Exception as error:  # every image format has its own exceptions for a damaged file
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise ValueError(f"{path} can't be read as a picture ({reason}).") from error
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    # PIL opens PGMs of 16 bits, and in older versions PNGs, as 32-bit integers.
-    is_16_bit = image.mode[:4] == "I;16" or (image.mode == "I" and image.format in ("PPM", "PNG"))
-    if image.mode in ("I", "F") and not is_16_bit:
-        raise ValueError(
-            f"The pixels are 32-bit numbers (PIL's mode {image.mode}), whose range is not known. "
-            "Save the picture with 8 or 16 bits a channel."
-        )
-    image.load()  # which turns a TIFF upright, and takes its orientation away
-    image = _apply_exif_orientation(image)
-    if not is_16_bit:
-        return convert_PIL_to_numpy(image, "RGB")
-    # PIL's own conversion to 8 bits cuts at 255: nearly all becomes white.
-    grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

@@ -173,6 +173,11 @@ class Predictor:
         """The C categories' names; ``pred_classes`` are indices into them."""
         return self._state.names.names
 
+    @property
+    def base_names(self) -> frozenset[str] | None:
+        """Names that training pictures were annotated with; None if that is not known."""
+        return self._state.names.base
+
     def set_vocabulary(self, vocabulary: Queries) -> None:
         """Detect other categories from now on. On an error the old vocabulary stays whole.
 
@@ -226,10 +231,8 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: there is no such file, or it is not a picture.
         """
-        is_path = isinstance(pictures, str | os.PathLike)
-        if isinstance(pictures, Image.Image | np.ndarray) or (
-            is_path and not os.path.isdir(pictures)
-        ):
+        is_file = isinstance(pictures, str | os.PathLike) and not os.path.isdir(pictures)
+        if is_file or isinstance(pictures, Image.Image | np.ndarray):
             return next(self.stream([pictures], **options))
         return list(self.stream(pictures, **options))
 

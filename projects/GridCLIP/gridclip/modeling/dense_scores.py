@@ -45,7 +45,7 @@ class DenseScores:
         if competitors is not None and len(competitors):
             names = torch.cat([names, competitors.float()])
         p = inner_products(self.scale * unit, names).softmax(dim=-1)
-        return p[..., : len(text_embeddings)]
+        return p[..., : text_embeddings.shape[0]]
 
     def check(self, is_novel: Tensor) -> None:
         """Raises ValueError if there is a weight for novel categories, and none is known."""
@@ -103,20 +103,31 @@ class DenseMap:
         Args:
             scores, centers: (K,) and (K, 2).
         """
-        p = self.at(centers, self._best).squeeze(1)
-        return combine(scores, p, self.weights.min()).maximum(
-            combine(scores, p, self.weights.max())
-        )
+        return combine_bound(scores, self.at(centers, self._best).squeeze(1), self.weights)
 
     def _neighbours(self, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """The four cells around each position, (K, 4) int64, and their shares, (K, 4)."""
         height, width = self.probabilities.shape[:2]
-        last = centers.new_tensor([width - 1, height - 1])
-        clamped = (centers / self.stride - 0.5).clamp(min=0).minimum(last)
-        first = clamped.floor()
-        x0, y0 = first.long().unbind(dim=1)
-        x1, y1 = (first + 1).minimum(last).long().unbind(dim=1)
-        fx, fy = (clamped - first).unbind(dim=1)
-        cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], 1)
-        shares = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
-        return cells, shares
+        return neighbours(centers, height, width, self.stride)
+
+
+def combine_bound(scores: Tensor, p: Tensor, weights: Tensor) -> Tensor:
+    """At least :func:`combine` of these with any of the ``weights``."""
+    return combine(scores, p, weights.min()).maximum(combine(scores, p, weights.max()))
+
+
+def neighbours(centers: Tensor, height: int, width: int, stride: int) -> tuple[Tensor, Tensor]:
+    """The four cells around each position, (K, 4) int64, and their shares, (K, 4).
+
+    Args:
+        centers: (K, 2), x and y in pixels.
+        height, width: of the map, in cells.
+        stride: pixels of a cell.
+    """
+    x, y = (centers / stride - 0.5).clamp(min=0).unbind(dim=1)
+    x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
+    x0, y0 = x.long(), y.long()
+    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+    fx, fy = x - x0, y - y0
+    cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], 1)
+    shares = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
+    return cells, shares

@@ -22,4 +22,4 @@ def inner_products(features: Tensor, weight: Tensor) -> Tensor:
         return F.linear(features, weight)
     row = features.reshape(1, 1, -1, features.shape[-1])  # a picture of one row, channels last
     products = F.conv2d(row.permute(0, 3, 1, 2), weight[:, :, None, None])
-    return products.permute(0, 2, 3, 1).reshape(*features.shape[:-1], len(weight))
+    return products.permute(0, 2, 3, 1).reshape(*features.shape[:-1], weight.shape[0])
