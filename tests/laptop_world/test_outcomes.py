@@ -143,7 +143,9 @@ def test_rows_published_before_that_do_not_fit_go(make_grid, complete, tmp_path,
     else:
         runs["shared"][changed] = "another"
     file.write_text(json.dumps(runs))
-    later = make_grid("--publish", output=tmp_path / "b")
+    later = make_grid(
+        *("--variants", "gridclip", "closed_set", "--seeds", "0"), output=tmp_path / "b"
+    )
     complete(later, lambda run: run == ("gridclip", 0, None))
     missing = outcomes.write_rows(
         later, outcomes.complete_runs(later), VARIANTS, [0], folder, publish=True
