@@ -87,7 +87,8 @@ def predictor_table(record: dict) -> str:
     return "\n".join(
         [
             f"**The predictor**, the laptop world's detector, pictures of {height} x {width} read "
-            f"from files, {record['names']} names, medians of runs in turn:",
+            f"from files, {record['names']} names, {record['threads']} threads of "
+            f"{record['processor']}, medians of runs in turn:",
             "",
             "| batch | pictures a second |",
             "|---|---|",
