@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from gridclip.arguments import add_detector_options, check_detector_options, load_detector
 from gridclip.export import Form, export
 from gridclip.predictor import Predictor
 from gridclip.text.names import parse_vocabulary
@@ -25,37 +26,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_detector_options(parser)
     add = parser.add_argument
-    add("--detector", metavar="FILE", help="a detector in one file, as Predictor.save writes it")
-    add("--config-file", metavar="CONFIG.py", help="or that of the training, with --weights")
-    add("--weights", metavar="FILE", help="the trained detector's")
     add("--vocabulary", metavar="NAMES", help="as of gridclip predict; default: the training's")
     add("--output", required=True, type=Path, metavar="FILE", help="ends in .onnx, .xml or .pt2")
     add("--fixed-words", action="store_true", help="make the words a part of the graph, no input")
     add("--raw", action="store_true", help="give the scores of all locations, and choose none")
-    add("--opts", nargs="+", default=[], metavar="key=value", help="overrides of --config-file")
     args = parser.parse_args(argv)
-    if args.detector and (args.config_file or args.weights or args.opts):
-        parser.error("--detector has its config and weights: leave out the other options for them")
-    if not args.detector and not (args.config_file and args.weights):
-        parser.error("give --detector, or --config-file and --weights")
+    check_detector_options(parser, args)
     return args
 
 
 def load(args: argparse.Namespace) -> Predictor:
     vocabulary = None if args.vocabulary is None else parse_vocabulary(args.vocabulary)
-    if not args.detector:
-        plain = ["train.inference.dtype=float32", "train.inference.compile=False", *args.opts]
-        return Predictor(
-            *(args.config_file, args.weights),
-            vocabulary=vocabulary,
-            overrides=plain,
-            device="cpu",
-        )
-    predictor = Predictor.load(args.detector, device="cpu")
-    if vocabulary is not None:
-        predictor.set_vocabulary(vocabulary)
-    return predictor
+    plain = ["train.inference.dtype=float32", "train.inference.compile=False"]
+    return load_detector(args, vocabulary, device="cpu", overrides=plain)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

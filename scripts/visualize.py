@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gridclip.arguments import add_detector_options, check_detector_options, load_detector
 from gridclip.evaluation.report import write_report
 from gridclip.pictures import find_pictures
-from gridclip.predictor import Predictor
 from gridclip.settings import load_config
 from gridclip.similarity import write_words
 
@@ -43,15 +43,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--config-file", metavar="CONFIG.py", help="of the runs, if it registers their data set")
 
     words = commands.add_parser("words", help="the scores of words over pictures")
+    add_detector_options(words)
     add = words.add_argument
-    add("--config-file", metavar="CONFIG.py", help="of the detector, with its --weights")
-    add("--weights", metavar="FILE", help="the trained detector's")
-    add("--detector", metavar="FILE.safetensors", help="in place of the two: Predictor.save's file")
     add("--words", required=True, metavar="NAMES", help="between commas")
     add("--input", required=True, nargs="+", metavar="PIC", help="pictures, folders, globs")
     add("--output", required=True, type=Path, metavar="DIR", help="a folder, which is made")
     add("--device", help="default: the config's, or cpu where there is no CUDA")
-    add("--opts", nargs="+", default=[], metavar="key=value", help="overrides of the config")
 
     args = parser.parse_args(argv)
     if args.command == "results" and args.output is None:
@@ -60,10 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             results.error(f"--output: where to? {first} is not a folder")
         args.output = first / "report"
     if args.command == "words":
-        if (args.detector is None) == (args.config_file is None or args.weights is None):
-            words.error("give --config-file and --weights, or --detector")
-        if args.detector is not None and args.opts:
-            words.error("--opts: a detector in one file has its settings in it")
+        check_detector_options(words, args)
         args.words = [word.strip() for word in args.words.split(",") if word.strip()]
     return args
 
@@ -78,17 +72,7 @@ def show_results(args: argparse.Namespace) -> Path:
 
 def show_words(args: argparse.Namespace) -> Path:
     pictures = find_pictures(args.input)
-    if args.detector is not None:
-        predictor = Predictor.load(args.detector, device=args.device)
-        predictor.set_vocabulary(args.words)
-    else:
-        predictor = Predictor(
-            args.config_file,
-            args.weights,
-            vocabulary=args.words,
-            overrides=args.opts,
-            device=args.device,
-        )
+    predictor = load_detector(args, args.words, device=args.device)
     return write_words(predictor, pictures, args.output)
 
 

@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from gridclip.arguments import add_detector_options, check_detector_options, load_detector
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "projects/GridCLIP"
 DEMO = Path("output/demo")  # where `make demo` has it, below ROOT
@@ -41,19 +43,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_detector_options(parser)
     add = parser.add_argument
-    add("--detector", metavar="FILE.safetensors", help="that Predictor.save() wrote")
-    add("--config-file", metavar="CONFIG.py", help="of a trained detector, with --weights")
-    add("--weights", metavar="FILE", help="of a trained detector, with --config-file")
     add("--vocabulary", metavar="NAMES", help="looked for without words, as in demo.py")
     add("--device", help="default: the config's, or cpu where there is no CUDA")
     add("--host", default="127.0.0.1", help="0.0.0.0 is every network (%(default)s)")
     add("--port", type=int, default=7860, help="(%(default)s)")
     args = parser.parse_args(argv)
-    if (args.config_file is None) != (args.weights is None):
-        parser.error("--config-file and --weights go together")
-    if args.detector and args.config_file:
-        parser.error("give --detector, or --config-file and --weights, not both")
+    check_detector_options(parser, args, required=False)
     return args
 
 
@@ -71,28 +68,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def serve_forever(args: argparse.Namespace) -> None:
-    detector, samples = args.detector, []
-    if not detector and not args.config_file:
-        detector = ROOT / DEMO / "detector.safetensors"
-        if not detector.is_file():
-            print(f"There is no {detector} yet: making it takes some minutes.", flush=True)
+    samples: list[Path] = []
+    if not args.detector and not args.config_file:
+        args.detector = ROOT / DEMO / "detector.safetensors"
+        if not args.detector.is_file():
+            print(f"There is no {args.detector} yet: making it takes some minutes.", flush=True)
             make_demo()
         samples = sorted((ROOT / DEMO).glob("datasets/shapes/shapes_test_val/*.png"))[:SAMPLES]
 
     # Here, as they take seconds that a wrong option need not wait for.
-    from gridclip.predictor import Predictor
     from gridclip.text.names import parse_vocabulary
     from page.layout import Page, serve
 
-    vocabulary = args.vocabulary and parse_vocabulary(args.vocabulary)
-    if detector:
-        predictor = Predictor.load(detector, device=args.device)
-        if vocabulary:
-            predictor.set_vocabulary(vocabulary)
-    else:
-        predictor = Predictor(
-            args.config_file, args.weights, vocabulary=vocabulary, device=args.device
-        )
+    vocabulary = parse_vocabulary(args.vocabulary) if args.vocabulary else None
+    predictor = load_detector(args, vocabulary, device=args.device)
     page = Page(predictor, samples)
     print(f"Open {serve(page, args.host, args.port)} in a browser; Ctrl-C ends it.", flush=True)
     page.blocks.block_thread()

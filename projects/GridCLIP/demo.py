@@ -24,6 +24,7 @@ from threading import Event
 import numpy as np
 from tqdm import tqdm
 
+from gridclip.arguments import add_detector_options, check_detector_options, load_detector
 from gridclip.drawing import draw_prediction
 from gridclip.files import replacing
 from gridclip.inputs import Inputs, check_outputs, find_inputs, plan_outputs
@@ -158,10 +159,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_detector_options(parser)
     add = parser.add_argument
-    add("--detector", metavar="FILE", help="a detector in one file, as Predictor.save writes it")
-    add("--config-file", metavar="CONFIG.py", help="or that of the training, with --weights")
-    add("--weights", metavar="FILE", help="the trained detector's")
     add(
         "--vocabulary",
         metavar="NAMES",
@@ -193,29 +192,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--nms", type=float, metavar="IOU", help="overlap above which the better box is kept")
     add("--max-detections", type=int, metavar="N", help="of a picture or frame, the best")
     add("--device", help="default: the config's, or cpu where there is no CUDA")
-    add("--opts", nargs="+", default=[], metavar="key=value", help="overrides of --config-file")
     args = parser.parse_args(argv)
-    if args.detector and (args.config_file or args.weights or args.opts):
-        parser.error("--detector has its config and weights: leave out the other options for them")
-    if not args.detector and not (args.config_file and args.weights):
-        parser.error("give --detector, or --config-file and --weights")
+    check_detector_options(parser, args)
     return args
 
 
 def load(args: argparse.Namespace) -> Predictor:
     vocabulary = None if args.vocabulary is None else parse_vocabulary(args.vocabulary)
-    if args.detector:
-        predictor = Predictor.load(args.detector, device=args.device)
-        if vocabulary is not None:
-            predictor.set_vocabulary(vocabulary)
-    else:
-        predictor = Predictor(
-            args.config_file,
-            args.weights,
-            vocabulary=vocabulary,
-            overrides=args.opts,
-            device=args.device,
-        )
+    predictor = load_detector(args, vocabulary, device=args.device)
     if isinstance(vocabulary, str):
         print(f"{vocabulary}: {len(predictor.names)} names: {shorten(predictor.names)}")
     return predictor

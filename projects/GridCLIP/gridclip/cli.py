@@ -85,7 +85,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     before = sys.argv, sys.modules["__main__"], list(sys.path)
     sys.argv = [f"gridclip {name}", *command.arguments, *arguments]
     sys.modules["__main__"] = module
-    sys.path.insert(0, str(path.parent))
+    sys.path.insert(0, str(path.parent))  # as Python does: app.py imports from its own folder
     try:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
     finally:

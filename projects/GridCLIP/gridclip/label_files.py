@@ -15,15 +15,48 @@ _BOX = ("x0", "y0", "x1", "y1")
 _COLUMNS = ("name", "score", *_BOX, "novel")
 
 
+def picture_record(image: str, found: Prediction) -> dict:
+    """What was found in a picture, as JSON can hold it; ``image`` is what it is called."""
+    height, width = found.image_size
+    return {"image": image, "width": width, "height": height, "detections": found.to_dicts()}
+
+
+class CocoDataset:
+    """Detections in COCO's format: category ids from 1, and a "score" an annotation."""
+
+    def __init__(self) -> None:
+        self.images: list[dict] = []
+        self.annotations: list[dict] = []
+
+    def add(self, file_name: str, found: Prediction) -> None:
+        """What was found in the next picture, at the picture's own size."""
+        from supervision.dataset.formats import coco
+
+        height, width = found.image_size
+        size = {"width": width, "height": height}
+        self.images.append({"id": len(self.images) + 1, "file_name": file_name, **size})
+        made, _ = coco.detections_to_coco_annotations(
+            found.to_supervision(), len(self.images), len(self.annotations) + 1
+        )
+        for annotation, score in zip(made, found.scores.tolist(), strict=True):
+            box = [round(float(x), 2) for x in annotation["bbox"]]
+            self.annotations.append({**annotation, "bbox": box, "score": round(score, 4)})
+
+    def record(self, names: Sequence[str]) -> dict:
+        """The file's content; ``names`` are those of the vocabulary."""
+        from supervision.dataset.formats import coco
+
+        categories = coco.classes_to_coco_categories(list(names))
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
 @contextmanager
 def json_labels(folder: Path, names: Sequence[str]) -> Iterator[WriteLabels]:
     """A file a picture: its path, width and height, and the detections as
     :meth:`Prediction.to_dicts` has them."""
 
     def write(picture: Path, found: Prediction) -> None:
-        height, width = found.image_size
-        size = {"width": width, "height": height}
-        record = {"image": str(picture), **size, "detections": found.to_dicts()}
+        record = picture_record(str(picture), found)
         write_json(folder / f"{picture.stem}.json", record, indent=1)
 
     yield write
@@ -45,27 +78,14 @@ def csv_labels(folder: Path, names: Sequence[str]) -> Iterator[WriteLabels]:
 
 @contextmanager
 def coco_labels(folder: Path, names: Sequence[str]) -> Iterator[WriteLabels]:
-    """``annotations.json`` in COCO's format, category ids from 1, and a "score" an annotation."""
-    from supervision.dataset.formats import coco
-
-    images: list[dict] = []
-    annotations: list[dict] = []
+    """``annotations.json``, a :class:`CocoDataset`."""
+    dataset = CocoDataset()
 
     def write(picture: Path, found: Prediction) -> None:
-        height, width = found.image_size
-        size = {"width": width, "height": height}
-        images.append({"id": len(images) + 1, "file_name": picture.name, **size})
-        made, _ = coco.detections_to_coco_annotations(
-            found.to_supervision(), len(images), len(annotations) + 1
-        )
-        for annotation, score in zip(made, found.scores.tolist(), strict=True):
-            box = [round(float(x), 2) for x in annotation["bbox"]]
-            annotations.append({**annotation, "bbox": box, "score": round(score, 4)})
+        dataset.add(picture.name, found)
 
     yield write
-    record = {"images": images, "annotations": annotations}
-    record["categories"] = coco.classes_to_coco_categories(list(names))
-    write_json(folder / "annotations.json", record)
+    write_json(folder / "annotations.json", dataset.record(names))
 
 
 @contextmanager

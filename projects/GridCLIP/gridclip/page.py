@@ -52,15 +52,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     Raises:
         FileNotFoundError: a picture does not exist; names the file.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(cell=cell, numeric_columns=numeric_columns, data_uri=data_uri)
+    environment = page_environment(Path(__file__).parent)
     environment.tests.update(
         figure=lambda x: isinstance(x, Figure), table=lambda x: isinstance(x, Table)
     )
@@ -68,6 +60,21 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     html = template.render(title=title, lead=lead, sections=sections)
     with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8")
+
+
+def page_environment(templates: Path) -> Environment:
+    """Jinja2's, for the templates of a folder, with the filters ``cell``, ``numeric_columns`` and
+    ``data_uri``."""
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(cell=cell, numeric_columns=numeric_columns, data_uri=data_uri)
+    return environment
 
 
 def cell(value: Cell) -> str:
@@ -91,12 +98,9 @@ def data_uri(picture: str | os.PathLike, max_width: int) -> str:
         assert kind in ("PNG", "JPEG"), f"{picture} is a {kind}"
         if image.width > max_width:
             height = round(image.height * max_width / image.width)
-            smaller, shrunk = (
-                io.BytesIO(),
-                image.resize((max_width, height), Image.Resampling.LANCZOS),
-            )
-            shrunk.save(
-                smaller, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True})
-            )
+            smaller = io.BytesIO()
+            shrunk = image.resize((max_width, height), Image.Resampling.LANCZOS)
+            options = {"quality": 85} if kind == "JPEG" else {"optimize": True}
+            shrunk.save(smaller, kind, **options)
             content = smaller.getvalue()
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode('ascii')}"

@@ -11,7 +11,8 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from gridclip_runtime.pictures import Picture, check_array, to_rgb
+from gridclip_runtime import pictures
+from gridclip_runtime.pictures import Picture
 
 # PIL knows these by their first bytes, and can't read their pixels.
 _WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -45,21 +46,21 @@ def find_files(inputs: Iterable[str]) -> Found:
     searched (a pattern with ``**`` does that), and files whose names begin with a dot are left out.
     A path that is named itself is kept, even if it does not exist: it is reported when it is read.
     """
-    pictures: dict[Path, None] = {}
+    found: dict[Path, None] = {}
     others: dict[Path, None] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
             candidates = sorted(path.iterdir())
         elif path.exists() or not (matches := sorted(glob.glob(given, recursive=True))):
-            pictures[path] = None
+            found[path] = None
             continue
         else:
             candidates = [Path(match) for match in matches]
         for candidate in candidates:
             if not candidate.name.startswith("."):
-                (pictures if _is_picture(candidate) else others)[candidate] = None
-    return Found(list(pictures), [path for path in others if path not in pictures])
+                (found if _is_picture(candidate) else others)[candidate] = None
+    return Found(list(found), [path for path in others if path not in found])
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
@@ -68,10 +69,13 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     Raises:
         ValueError: a folder holds no pictures.
     """
+    found: dict[Path, None] = {}
     for given in inputs:
-        if os.path.isdir(given) and not find_files([given]).pictures:
+        own = find_files([given]).pictures
+        if not own and os.path.isdir(given):
             raise ValueError(f"There are no pictures in {given}.")
-    return find_files(inputs).pictures
+        found.update(dict.fromkeys(own))
+    return list(found)
 
 
 def _is_picture(path: Path) -> bool:
@@ -99,16 +103,6 @@ def read_picture(source: Picture) -> np.ndarray:
         ValueError: it can't be read as a picture (the message names the file), it holds 32-bit
             numbers, whose range is not known, or an array has another shape or type.
     """
-    if isinstance(source, np.ndarray):
-        return check_array(source)
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    path = os.fspath(source)
-    if not PathManager.exists(path):
-        raise FileNotFoundError(f"No picture at {path}.")
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            return to_rgb(image)
-    except Exception as error:  # every image format has its own exceptions for a damaged file
-        reason = f"{type(error).__name__}: {error}".rstrip(".")
-        raise ValueError(f"{path} can't be read as a picture ({reason}).") from error
+    if isinstance(source, str | os.PathLike):
+        source = PathManager.get_local_path(os.fspath(source))
+    return pictures.read_picture(source)

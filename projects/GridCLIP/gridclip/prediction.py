@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from detectron2.structures import Instances
 
+from gridclip_runtime.prediction import detection_rows, novel_names
+
 if TYPE_CHECKING:
     import supervision as sv
 
@@ -70,8 +72,7 @@ class Prediction(Instances):
     def novel(self) -> list[bool] | None:
         """Whether each detection's name is one that no training picture was annotated with; None if
         that is not known."""
-        base = self._vocabulary.base
-        return None if base is None else [name not in base for name in self.names]
+        return novel_names(self.names, self._vocabulary.base)
 
     @property
     def tracks(self) -> list[int | None] | None:
@@ -114,12 +115,7 @@ class Prediction(Instances):
             and "track" where :attr:`tracks` is not None.
         """
         boxes = self.pred_boxes.tensor.tolist()
-        rows = [
-            {"name": name, "score": round(score, 4), "box": [round(x, 2) for x in box]}
-            for name, score, box in zip(self.names, self.scores.tolist(), boxes, strict=True)
-        ]
-        if (novel := self.novel) is not None:
-            rows = [{**row, "novel": is_novel} for row, is_novel in zip(rows, novel, strict=True)]
+        rows = detection_rows(self.names, self.scores.tolist(), boxes, self.novel)
         if (tracks := self.tracks) is not None:
             rows = [{**row, "track": track} for row, track in zip(rows, tracks, strict=True)]
         return rows

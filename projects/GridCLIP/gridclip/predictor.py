@@ -94,6 +94,9 @@ class Predictor:
         needs_trained = vocabulary is None or uses_training_vocabulary(cfg)
         if needs_trained:
             prepare_training_vocabulary(cfg)
+        path = Path(cfg.model.classifier.text_embeddings)
+        # With where it is from, for messages.
+        self._trained = (TextEmbeddings.load(path), f"at {path}") if path.is_file() else None
         wanted = None if vocabulary is None else self._embed(vocabulary)
         model = build_model(cfg, None if needs_trained else wanted)
         base = base_names(cfg, model.classifier) if needs_trained else None
@@ -125,6 +128,7 @@ class Predictor:
         file = DetectorFile.read(path)
         self = cls.__new__(cls)
         self.cfg = file.cfg
+        self._trained = None
         self.cfg.train.device = choose_device(device, self.cfg.train.device)
         sources = (clip, file.clip, self.cfg.clip.weights)
         source = next((source for source in sources if source is not None), None)
@@ -160,6 +164,8 @@ class Predictor:
 
     def _use(self, model: Detector, base: frozenset[str] | None) -> None:
         self._state = _State(model, Names(model.classifier.names, base), {})
+        if self._trained is None:
+            self._trained = model.classifier.training_vocabulary, "of the detector"
         self.resize = T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
 
     @property
@@ -326,19 +332,9 @@ class Predictor:
         embedded = self.queries.embed(vocabulary)
         if not len(embedded):
             raise ValueError("The vocabulary is empty: give at least one category.")
-        trained = self._training_vocabulary()
-        if trained is not None:
-            check_same_clip(embedded, *trained)
+        if self._trained is not None:
+            check_same_clip(embedded, *self._trained)
         return embedded
-
-    def _training_vocabulary(self) -> tuple[TextEmbeddings, str] | None:
-        """With where it comes from; None if it is not known."""
-        path = Path(self.cfg.model.classifier.text_embeddings or "")
-        if path.is_file():
-            return TextEmbeddings.load(path), f"at {path}"
-        if hasattr(self, "_state"):
-            return self.model.classifier.training_vocabulary, "of the detector"
-        return None
 
 
 class _State(NamedTuple):
@@ -354,7 +350,7 @@ class _State(NamedTuple):
             return self.model
         if (view := self.views.get(limits)) is None:
             view = _copy_classifier(self.model)
-            view.set_limits(**limits._asdict())
+            view.set_limits(**{k: v for k, v in limits._asdict().items() if v is not None})
             if len(self.views) > 8:  # a slider has many positions
                 self.views.clear()
             self.views[limits] = view

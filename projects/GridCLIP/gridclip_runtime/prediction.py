@@ -46,7 +46,7 @@ class Prediction:
     def novel(self) -> list[bool] | None:
         """Whether each detection's name is one that no training picture was annotated with; None if
         that is not known."""
-        return None if self.base is None else [name not in self.base for name in self.names]
+        return novel_names(self.names, self.base)
 
     def above(self, threshold: float) -> "Prediction":
         """The detections with at least this score."""
@@ -56,10 +56,25 @@ class Prediction:
         """The detections as JSON can hold them: of each "name", "score", "box" (x0, y0, x1, y1 in
         pixels), and "novel" where that is known."""
         boxes = self.pred_boxes.tolist()
-        rows: list[dict[str, Any]] = [
-            {"name": name, "score": round(score, 4), "box": [round(x, 2) for x in box]}
-            for name, score, box in zip(self.names, self.scores.tolist(), boxes, strict=True)
-        ]
-        if (novel := self.novel) is not None:
-            rows = [{**row, "novel": is_novel} for row, is_novel in zip(rows, novel, strict=True)]
-        return rows
+        return detection_rows(self.names, self.scores.tolist(), boxes, self.novel)
+
+
+def novel_names(names: Sequence[str], base: frozenset[str] | None) -> list[bool] | None:
+    """Whether each name is none of ``base``; None if that is not known."""
+    return None if base is None else [name not in base for name in names]
+
+
+def detection_rows(
+    names: Sequence[str],
+    scores: Sequence[float],
+    boxes: Sequence[Sequence[float]],
+    novel: Sequence[bool] | None,
+) -> list[dict[str, Any]]:
+    """Detections as JSON can hold them; see :meth:`Prediction.to_dicts`."""
+    rows: list[dict[str, Any]] = [
+        {"name": name, "score": round(score, 4), "box": [round(x, 2) for x in box]}
+        for name, score, box in zip(names, scores, boxes, strict=True)
+    ]
+    if novel is not None:
+        rows = [{**row, "novel": is_novel} for row, is_novel in zip(rows, novel, strict=True)]
+    return rows

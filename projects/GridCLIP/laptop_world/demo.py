@@ -31,7 +31,7 @@ from tqdm import tqdm
 from gridclip.clip_weights import sha256_of_file
 from gridclip.data import all_records
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
-from gridclip.evaluation import draw_detections, plot_losses, read_results
+from gridclip.evaluation import draw_detections, read_results
 from gridclip.evaluation.results import nan_to_none
 from gridclip.files import write_json
 from gridclip.predictor import Predictor
@@ -41,6 +41,7 @@ from laptop_world.command import Tail, locked, run_logged
 from laptop_world.demo_words import search_pictures
 from laptop_world.duration import duration
 from laptop_world.identity import run_identity
+from laptop_world.losses import plot_losses
 from laptop_world.record import ChangedError, TaskRecord
 
 ROOT = Path(__file__).resolve().parents[3]

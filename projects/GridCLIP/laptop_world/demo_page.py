@@ -6,13 +6,12 @@ The page stands alone: style and pictures are in the file, and it fetches nothin
 import json
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tabulate import tabulate
 
 from gridclip.clip_weights import clip_file, sha256_of_file
 from gridclip.evaluation import read_results
 from gridclip.files import replacing
-from gridclip.page import cell, data_uri, numeric_columns
+from gridclip.page import page_environment
 from laptop_world.duration import duration
 from laptop_world.shapes import AXES, load_world
 
@@ -71,15 +70,7 @@ def render(**sections) -> str:
     Raises:
         FileNotFoundError: a picture does not exist; names the file.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(cell=cell, numeric_columns=numeric_columns, data_uri=data_uri)
+    environment = page_environment(Path(__file__).parent)
     return environment.get_template("report.html.j2").render(dict.fromkeys(_SECTIONS) | sections)
 
 

@@ -29,7 +29,7 @@ from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings
 from laptop_world.experiment import PROJECT, ROOT, config_file
 from laptop_world.shapes import build_scene, load_world, render
-from laptop_world.shapes.dataset import clip_to_unit_square
+from laptop_world.shapes.dataset import item_box
 from laptop_world.summary import AXIS_PREFIX, statistics_of_seeds
 
 SEEDS, COUNTS = (0, 1, 2, 3, 4), (1, 5)
@@ -66,8 +66,7 @@ def draw_examples(world: str, seed: int, count: int) -> dict[int, list[Example]]
         wanted = [i for i in scene.items if len(found.get(i.category_id, [()] * count)) < count]
         picture = render(scene, _SIZE) if wanted else None
         for item in wanted:
-            x, y = clip_to_unit_square(item.polygon).T * _SIZE
-            box = [float(v) for v in (x.min(), y.min(), x.max(), y.max())]
+            box = item_box(item, _SIZE)
             own = found[item.category_id]
             if min(box[2] - box[0], box[3] - box[1]) >= _LEAST_SIDE and len(own) < count:
                 own.append((picture, box))

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from gridclip.files import replacing, write_json
 from laptop_world.shapes import build_scene, load_world, render
-from laptop_world.shapes.dataset import clip_to_unit_square
+from laptop_world.shapes.dataset import item_box
 from laptop_world.shapes.scenes import Scene
 
 _NEW_PER_AXIS = 2
@@ -108,6 +107,6 @@ def _image(world: str, index: int, scene: Scene, absent: Iterable[int]) -> dict:
 def _boxes(world: str, index: int, scene: Scene) -> Iterator[dict]:
     for item in scene.items:
         if item.category_id in new_classes(world):
-            x, y = clip_to_unit_square(item.polygon).T * _SIZE
-            box = [float(v) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
+            x0, y0, x1, y1 = item_box(item, _SIZE)
+            box = [x0, y0, x1 - x0, y1 - y0]
             yield {"image_id": index + 1, "category_id": item.category_id + 1, "bbox": box}

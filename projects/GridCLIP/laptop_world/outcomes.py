@@ -1,6 +1,5 @@
 """What the complete runs of the experiment have found, as files of results."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -84,13 +83,14 @@ def write_rows(
         What :func:`missing_seeds` returns.
     """
     rows = finished_rows(grid, records, variants, seeds)
+    before: dict[str, float] = {}
     if publish:
-        rows = with_published(grid, rows, published_rows(folder))
+        published, before = published_rows(folder)
+        rows = with_published(grid, rows, published)
         rows = {variant: rows[variant] for variant in VARIANTS if variant in rows}
     not_run = missing_seeds(rows, records, variants, seeds)
     if not rows:
         return not_run
-    before = _published_seconds(folder) if publish else {}
     summary = summarise({variant: row.metrics for variant, row in rows.items()})
     write_json(folder / "laptop_world.json", summary, indent=1)
     pairs = differences(summary, compared_pairs(summary))
@@ -115,13 +115,6 @@ def _preparation_seconds(grid: Grid) -> dict[str, float]:
         for task in grid.tasks
         if task.name not in runs and (record := task.open_record()).complete
     }
-
-
-def _published_seconds(folder: Path) -> dict[str, float]:
-    file = folder / "laptop_world_runs.json"
-    if not file.is_file():
-        return {}
-    return json.loads(file.read_text(encoding="utf-8"))["preparation_seconds"]
 
 
 def write_curves(grid: Grid, records: Records, folder: Path) -> None:

@@ -69,13 +69,14 @@ def _described(grid: Grid, run: Run) -> dict:
     return {"config_file": file, "steps": config["train"]["max_iter"], "config": config}
 
 
-def published_rows(folder: Path) -> dict[str, Row]:
-    """Those of laptop_world.json and laptop_world_runs.json; none if the files are not there."""
+def published_rows(folder: Path) -> tuple[dict[str, Row], dict[str, float]]:
+    """Those of laptop_world.json and laptop_world_runs.json, and the seconds of the preparations by
+    task; none if the files are not there."""
     files = [folder / f"{name}.json" for name in ("laptop_world", "laptop_world_runs")]
     if not all(file.is_file() for file in files):
-        return {}
+        return {}, {}
     summary, sources = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    return {
+    rows = {
         variant: Row(
             _metrics_of_seeds(summary, variant),
             described,
@@ -87,6 +88,7 @@ def published_rows(folder: Path) -> dict[str, Row]:
         )
         for variant, described in sources["variants"].items()
     }
+    return rows, sources["preparation_seconds"]
 
 
 def _metrics_of_seeds(summary: Summary, variant: str) -> list[dict]:

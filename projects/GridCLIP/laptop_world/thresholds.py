@@ -27,7 +27,7 @@ from gridclip.files import write_json
 from gridclip.prediction import Prediction
 from gridclip.predictor import Predictor
 from laptop_world.experiment import PROJECT
-from laptop_world.shapes.dataset import clip_to_unit_square
+from laptop_world.shapes.dataset import item_box
 from laptop_world.shapes.drawing import render
 from laptop_world.shapes.scenes import Scene, build_scene
 from laptop_world.shapes.vocabulary import load_world
@@ -55,9 +55,9 @@ class Memo:
 def boxes_of(scene: Scene) -> tuple[NDArray, NDArray]:
     """The names' indices, (G,), and boxes, (G, 4) XYWH in pixels, of all objects of a scene."""
     items = [item for item in scene.items if item.category_id is not None]
-    corners = [clip_to_unit_square(item.polygon) * SIZE for item in items]
-    boxes = [[*points.min(axis=0), *np.ptp(points, axis=0)] for points in corners]
-    return np.array([item.category_id for item in items]), np.array(boxes).reshape(-1, 4)
+    boxes = np.array([item_box(item, SIZE) for item in items]).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return np.array([item.category_id for item in items]), boxes
 
 
 def detect(

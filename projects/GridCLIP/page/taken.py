@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from gridclip.label_files import CocoDataset, picture_record
 from gridclip.prediction import Prediction
 from gridclip.predictor import Predictor
 
@@ -36,45 +37,14 @@ class Found(NamedTuple):
 
 
 def as_json(found: Found, threshold: float) -> bytes:
-    height, width = found.prediction.image_size
-    return _json(
-        {
-            "image": Path(found.path).name,
-            "width": width,
-            "height": height,
-            "detections": found.prediction.above(threshold).to_dicts(),
-        }
-    )
+    return _json(picture_record(Path(found.path).name, found.prediction.above(threshold)))
 
 
 def as_coco(found: Found, threshold: float) -> bytes:
-    """A data set of one picture in COCO's format, its categories those that were looked for. Each
-    annotation has a "score" besides. (supervision's export leaves scores out.)"""
-    shown = found.prediction.above(threshold)
-    height, width = shown.image_size
-    annotations = []
-    for category, row in zip(shown.pred_classes.tolist(), shown.to_dicts(), strict=True):
-        x0, y0, x1, y1 = row["box"]
-        box = [round(x, 2) for x in (x0, y0, x1 - x0, y1 - y0)]
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": 1,
-                "category_id": category + 1,
-                "bbox": box,
-                "area": round(box[2] * box[3], 2),
-                "iscrowd": 0,
-                "score": row["score"],
-            }
-        )
-    name = Path(found.path).name
-    return _json(
-        {
-            "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
-            "annotations": annotations,
-            "categories": [{"id": i, "name": n} for i, n in enumerate(shown.vocabulary, 1)],
-        }
-    )
+    """A data set of one picture, its categories those that were looked for."""
+    dataset, shown = CocoDataset(), found.prediction.above(threshold)
+    dataset.add(Path(found.path).name, shown)
+    return _json(dataset.record(shown.vocabulary))
 
 
 def as_picture(found: Found, threshold: float) -> bytes:

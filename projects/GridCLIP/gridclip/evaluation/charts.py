@@ -1,6 +1,10 @@
 """Charts of several runs side by side, as PNG files."""
 
+import json
+import logging
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +15,6 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from gridclip.files import replacing
-
-from .pictures import read_metrics
 
 # Okabe and Ito's, which colour-blind readers tell apart, too.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
@@ -148,6 +150,26 @@ def plot_confusions(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _save(figure, png)
+
+
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """The finite scalars: name to iteration, ascending, to value."""
+    scalars: dict[str, dict[int, float]] = defaultdict(dict)
+    skipped = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            iteration = record["iteration"]
+            for name, value in record.items():
+                scalars[name][iteration] = value
+        except (ValueError, KeyError, TypeError):
+            skipped += 1
+    if skipped:
+        logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
+    return {
+        name: {i: value for i, value in sorted(series.items()) if math.isfinite(value)}
+        for name, series in scalars.items()
+    }
 
 
 def _plain(text: str) -> str:

@@ -1,8 +1,5 @@
-"""Pictures for a person: detections beside the ground truth, and the curves of the losses."""
+"""Pictures for a person: detections beside the ground truth."""
 
-import json
-import logging
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.detection_utils import check_image_size
 from detectron2.structures import BoxMode
-from matplotlib.figure import Figure
 from msgspec.structs import asdict
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -118,47 +114,6 @@ def draw_results(
     )
 
 
-def plot_losses(metrics_json: str | os.PathLike, png: str | os.PathLike) -> Path:
-    """Plot the losses and the learning rate that detectron2's metrics.json recorded.
-
-    Where a resumed run repeats an iteration, the last record counts. A line that was cut short,
-    because the run was killed, is skipped.
-
-    Raises:
-        FileNotFoundError: ``metrics_json`` is missing.
-        ValueError: it records no loss.
-    """
-    scalars = read_metrics(Path(metrics_json))
-    names = ["total_loss", *sorted(name for name in scalars if name.startswith("loss"))]
-    losses = {name: scalars[name] for name in names if scalars.get(name)}
-    if not losses:
-        raise ValueError(f"{metrics_json} records no loss.")
-
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    loss_axes, lr_axes = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    for name, series in losses.items():
-        color, width = ("black", 2.0) if name == "total_loss" else (None, 1.2)
-        # A line through a single record would not show: it becomes a point.
-        marker = "o" if len(series) == 1 else None
-        x, y = list(series), list(series.values())
-        loss_axes.plot(x, y, label=name, color=color, linewidth=width, marker=marker)
-    values = [value for series in losses.values() for value in series.values()]
-    if min(values) > 0 and max(values) > 20 * min(values):
-        loss_axes.set_yscale("log")
-    loss_axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    rates = scalars.get("lr", {})
-    lr_axes.plot(list(rates), list(rates.values()), color="gray")
-    lr_axes.set_xlabel("iteration")
-    for axes, label in ((loss_axes, "loss"), (lr_axes, "learning rate")):
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-
-    png = Path(png)
-    with replacing(png) as partial:
-        figure.savefig(partial, dpi=150, format="png")
-    return png
-
-
 def _as_annotations(predictions: list[dict], data: DatasetDescription) -> list[dict]:
     """Predictions in detectron2's format of annotations, with their "score"."""
     to_contiguous = {category_id: i for i, category_id in enumerate(data.category_ids)}
@@ -201,23 +156,3 @@ def _side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> I
         canvas.paste(picture, (x, _CAPTION_HEIGHT))
         draw.text((x + 4, 3), caption, fill="black", font=font)
     return canvas
-
-
-def read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """The finite scalars: name to iteration, ascending, to value."""
-    scalars: dict[str, dict[int, float]] = defaultdict(dict)
-    skipped = 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-            iteration = record["iteration"]
-            for name, value in record.items():
-                scalars[name][iteration] = value
-        except (ValueError, KeyError, TypeError):
-            skipped += 1
-    if skipped:
-        logging.getLogger(__name__).warning(f"{path}: skipped {skipped} lines that do not parse")
-    return {
-        name: {i: value for i, value in sorted(series.items()) if math.isfinite(value)}
-        for name, series in scalars.items()
-    }

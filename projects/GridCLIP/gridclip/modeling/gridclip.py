@@ -31,6 +31,12 @@ from .image_alignment import ImageAlignment, Maps
 from .score_maps import LevelScores, score_level
 from .text_classifier import FoldedClassifier, TextClassifier
 
+_LIMITS = {
+    "threshold": "test_score_thresh",
+    "nms": "test_nms_thresh",
+    "max_detections": "max_detections_per_image",
+}
+
 
 @META_ARCH_REGISTRY.register()
 class GridCLIP(FCOS):
@@ -129,21 +135,11 @@ class GridCLIP(FCOS):
         self.classifier.set_vocabulary(vocabulary)
         self.num_classes = self.classifier.num_classes
 
-    def set_limits(
-        self,
-        *,
-        threshold: float | None = None,
-        nms: float | None = None,
-        max_detections: int | None = None,
-    ) -> None:
-        """Change which detections are kept: the least score, the IoU of suppression, and how many
-        of an image. None leaves a limit as it is."""
-        if threshold is not None:
-            self.test_score_thresh = threshold
-        if nms is not None:
-            self.test_nms_thresh = nms
-        if max_detections is not None:
-            self.max_detections_per_image = max_detections
+    def set_limits(self, **limits: float) -> None:
+        """Change which detections are kept: "threshold", the least score; "nms", the IoU of
+        suppression; "max_detections" of an image."""
+        for name, limit in limits.items():
+            setattr(self, _LIMITS[name], limit)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """

@@ -17,6 +17,12 @@ from .classifier import ViLDClassifier
 from .region_scores import RegionScores
 from .roi_heads import ViLDROIHeads
 
+_LIMITS = {
+    "threshold": "test_score_thresh",
+    "nms": "test_nms_thresh",
+    "max_detections": "test_topk_per_image",
+}
+
 
 @META_ARCH_REGISTRY.register()
 class ViLD(GeneralizedRCNN):
@@ -86,21 +92,10 @@ class ViLD(GeneralizedRCNN):
         self.classifier.set_vocabulary(vocabulary)
         self.roi_heads.set_classifier(self.classifier)
 
-    def set_limits(
-        self,
-        *,
-        threshold: float | None = None,
-        nms: float | None = None,
-        max_detections: int | None = None,
-    ) -> None:
+    def set_limits(self, **limits: float) -> None:
         """As :meth:`gridclip.modeling.GridCLIP.set_limits`."""
-        predictor = self.roi_heads.box_predictor
-        if threshold is not None:
-            predictor.test_score_thresh = threshold
-        if nms is not None:
-            predictor.test_nms_thresh = nms
-        if max_detections is not None:
-            predictor.test_topk_per_image = max_detections
+        for name, limit in limits.items():
+            setattr(self.roi_heads.box_predictor, _LIMITS[name], limit)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gridclip.files import replacing
 
 from .drawing import render
-from .scenes import BLOCK, COMMON_IMAGES_PER_BLOCK, RARE_IMAGES_PER_BLOCK, Scene, build_scene
+from .scenes import BLOCK, COMMON_IMAGES_PER_BLOCK, RARE_IMAGES_PER_BLOCK, Item, Scene, build_scene
 from .vocabulary import load_world
 
 # Part of every picture's recipe. Raise it with any change of what is drawn.
@@ -209,6 +209,12 @@ def _geometry(polygon: np.ndarray) -> dict:
         "bbox": [x.min(), y.min(), np.ptp(x), np.ptp(y)],
         "area": abs(twice_area) / 2,
     }
+
+
+def item_box(item: Item, size: int) -> list[float]:
+    """XYXY of an item's outline in a picture of ``size`` pixels a side, clipped to it."""
+    x, y = clip_to_unit_square(item.polygon).T * size
+    return [float(v) for v in (x.min(), y.min(), x.max(), y.max())]
 
 
 def clip_to_unit_square(polygon: np.ndarray) -> np.ndarray:
