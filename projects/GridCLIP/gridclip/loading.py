@@ -7,8 +7,8 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
+from gridclip.engine.precision import Detector
 from gridclip.engine.prepare import check_text_embeddings, novel_names, prepare_text_embeddings
-from gridclip.engine.train import Detector
 from gridclip.modeling import TextClassifier
 from gridclip.text import TextEmbeddings
 

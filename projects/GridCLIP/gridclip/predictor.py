@@ -16,7 +16,12 @@ from PIL import Image
 from gridclip.clip_weights import clip_file
 from gridclip.detector_file import DetectorFile, inference_settings
 from gridclip.drawing import draw_prediction
-from gridclip.engine.train import Detector, build_inference_model, load_weights
+from gridclip.engine.precision import (
+    Detector,
+    build_inference_model,
+    use_configured_precision,
+)
+from gridclip.engine.train import load_weights
 from gridclip.loading import (
     base_names,
     build_model,
@@ -25,7 +30,7 @@ from gridclip.loading import (
     prepare_training_vocabulary,
     uses_training_vocabulary,
 )
-from gridclip.modeling import TextClassifier
+from gridclip.modeling import TextClassifier, optimize_for_inference
 from gridclip.pictures import Picture, find_pictures, read_picture
 from gridclip.prediction import Names, Prediction
 from gridclip.queries import Queries, QueryEncoder
@@ -133,8 +138,10 @@ class Predictor:
         sources = (clip, file.clip, self.cfg.clip.weights)
         source = next((source for source in sources if source is not None), None)
         self.queries = QueryEncoder(source, self.cfg.clip.templates, self.cfg.train.device)
-        model = build_inference_model(self.cfg, build_model(self.cfg, file.training_vocabulary))
+        model = build_model(self.cfg, file.training_vocabulary)
+        model = optimize_for_inference(model, compile=self.cfg.train.inference.compile)
         file.load_into(model)
+        use_configured_precision(self.cfg, model)
         if file.vocabulary is not None:
             model.set_vocabulary(file.vocabulary)
         self._use(model, file.base_names)

@@ -16,7 +16,8 @@ train = dict(
     seed=0,
     device="cuda",
     amp=dict(enabled=True),
-    # For evaluation and Predictor. dtype "bfloat16" or "float16" is automatic mixed precision.
+    # For evaluation and Predictor. dtype "bfloat16" or "float16" is automatic mixed precision;
+    # "auto" times them on this machine.
     inference=dict(dtype="float32", compile=False),
     ema=dict(enabled=False, decay=0.9998),
     clip_grad_norm=1.0,

@@ -12,7 +12,8 @@ from torch import nn
 
 from gridclip.text import TextEmbeddings
 
-from .train import Detector, build_evaluator, build_inference_model
+from .precision import Detector, build_inference_model
+from .train import build_evaluator
 
 # What takes the time, and does not depend on how scores are combined.
 _RECORDED = (

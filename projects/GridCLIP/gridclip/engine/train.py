@@ -19,11 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.data import DatasetDescription
 from gridclip.evaluation import OpenVocabularyEvaluator, draw_results, write_results
-from gridclip.modeling import GridCLIP, optimize_for_inference
-from gridclip.vild import ViLD
+from gridclip.modeling import optimize_for_inference
 
 from .checkpoint import GridCLIPCheckpointer
 from .failures import check_device, explain_divergence
+from .precision import Detector, use_configured_precision
 from .prepare import (
     check_same_categories,
     choose_vocabulary,
@@ -34,8 +34,6 @@ from .prepare import (
 from .process_time import ProcessTimer
 from .resume import ResumableBestCheckpointer, SeedStepHook
 from .schedule import complete_schedule
-
-Detector = GridCLIP | ViLD
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -87,17 +85,6 @@ def build_trainer(
     return AMPTrainer(model, loader, optimizer, grad_scaler=scaler, precision=precision)
 
 
-def build_inference_model(cfg: DictConfig, model: Detector) -> Detector:
-    """A copy of a model that is faster, as ``train.inference`` says. Raises ValueError if
-    ``train.inference.dtype`` is not a type for inference."""
-    dtypes = ("float32", "bfloat16", "float16")
-    if (dtype := cfg.train.inference.dtype) not in dtypes:
-        raise ValueError(f"train.inference.dtype is '{dtype}': take one of {', '.join(dtypes)}.")
-    return optimize_for_inference(
-        model, dtype=getattr(torch, dtype), compile=cfg.train.inference.compile
-    )
-
-
 def build_evaluator(cfg: DictConfig, names: Sequence[str]) -> DatasetEvaluator:
     """The configured evaluator, ours or any of detectron2's, for a detector of these classes.
     Raises ValueError if detectron2's has other classes, which it would mistake for these."""
@@ -125,7 +112,8 @@ def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **fac
         evaluator: of :func:`build_evaluator`.
         facts: further entries of the file, such as the iteration.
     """
-    fast = build_inference_model(cfg, model)
+    fast = optimize_for_inference(model, compile=cfg.train.inference.compile)
+    dtype = use_configured_precision(cfg, fast)
     loader = instantiate(cfg.dataloader.test)
     if isinstance(evaluator, OpenVocabularyEvaluator):
         evaluator.detector_limit = model.max_detections_per_image
@@ -147,6 +135,7 @@ def do_test(cfg: DictConfig, model: Detector, evaluator: DatasetEvaluator, **fac
             cfg=cfg,
             seed=cfg.train.seed,
             device=cfg.train.device,
+            inference_dtype=str(dtype).removeprefix("torch."),
             **facts,
         )
     return results

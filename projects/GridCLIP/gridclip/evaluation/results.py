@@ -56,6 +56,7 @@ def write_results(
     weights: str | None = None,
     iterations: int | None = None,
     precision: str | None = None,
+    inference_dtype: str | None = None,
     device: str = "cpu",
     seconds: float | None = None,
 ) -> Path:
@@ -69,7 +70,8 @@ def write_results(
         num_images: how many of its images were evaluated.
         cfg: the LazyConfig of the run, written as :func:`jsonable_config` says.
         seed, iterations, precision: of the training; the last is the type of its matrix products.
-        device, seconds: of the evaluation; the model of the device's processor is written, too.
+        device, inference_dtype, seconds: of the evaluation; the model of the device's processor is
+            written, too.
         weights: the checkpoint that was evaluated, or that the training started from.
 
     Raises:
@@ -100,6 +102,7 @@ def write_results(
         "weights": weights,
         "iterations": iterations,
         "precision": precision,
+        "inference_dtype": inference_dtype,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
     }

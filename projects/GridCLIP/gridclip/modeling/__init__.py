@@ -6,7 +6,7 @@ from .dense_scores import DenseScores
 from .gridclip import GridCLIP
 from .head import GridHead
 from .image_alignment import BackboneImageAlignment, DenseImageAlignment, GridImageAlignment
-from .inference import optimize_for_inference
+from .inference import optimize_for_inference, set_precision
 from .text_classifier import ClosedSetClassifier, TextClassifier
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "TaskAlignedAssignment",
     "TextClassifier",
     "optimize_for_inference",
+    "set_precision",
 ]

@@ -58,12 +58,17 @@ def optimize_for_inference(
         for name, module in fast.named_modules():
             if name in _COMPILED:
                 _replace_forward(module, torch.compile(type(module).forward, dynamic=True))
+    set_precision(fast, dtype)
+    return fast
+
+
+def set_precision(fast: nn.Module, dtype: torch.dtype) -> None:
+    """Let a model of :func:`optimize_for_inference` compute in another type from now on."""
     device_type = next(fast.parameters()).device.type
     _replace_forward(fast, _for_inference(type(fast).forward, device_type, dtype))
     if isinstance(fast, GridCLIP):
         score_maps = _for_inference(GridCLIP.score_maps, device_type, dtype)
         fast.score_maps = types.MethodType(score_maps, fast)  # type: ignore[method-assign]
-    return fast
 
 
 def _for_inference(method: Callable, device_type: str, dtype: torch.dtype) -> Callable:
