@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmark.tables import (
     first_steps_table,
+    int8_table,
     model_zoo_table,
     overfit_table,
     own_data_table,
@@ -51,6 +52,7 @@ SECTIONS = {
         "teacher_passes_cpu.json": teacher_passes_table,
         "predictor.json": predictor_table,
     },
+    "export": {"int8_accuracy.json": int8_table},
     "model-zoo": {"model_zoo.json": model_zoo_table},
 }
 

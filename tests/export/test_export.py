@@ -1,8 +1,9 @@
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 import export as script
-from gridclip.export import Form, export
+from gridclip.export import Exported, Form, export
 from gridclip.export.description import describe
 from gridclip.export.formats import Program
 from gridclip.modeling import ClosedSetClassifier
@@ -30,7 +31,7 @@ def test_every_format(suffix, small_detector, tmp_path, monkeypatch):
     monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 203), (129, 97)))
     form = Form(words_as_input=suffix == ".pt2", raw=suffix == ".onnx")
     path = tmp_path / "new" / f"detector{suffix}"
-    assert export(small_detector, path, form) < 1e-4
+    assert export(small_detector, path, form).difference < 1e-4
     kept = {path.name} | ({"detector.bin"} if suffix == ".xml" else set())
     assert {file.name for file in path.parent.iterdir()} == kept
     about = (Program if suffix == ".pt2" else open_engine)(path).description
@@ -87,16 +88,23 @@ def test_command(small_detector, tmp_path, monkeypatch, capsys):
     """It loads the detector and its words, and hands them on."""
     given = {}
 
-    def keep(predictor, path, form):
-        given.update(names=predictor.names, form=form)
+    def keep(predictor, path, form, calibration):
+        given.update(names=predictor.names, form=form, calibration=calibration)
         path.write_bytes(b"12345")
-        return 1e-6
+        return Exported(1e-6, None if calibration is None else 0.98765)
 
     monkeypatch.setattr(script, "export", keep)
     small_detector.save(tmp_path / "detector.safetensors")
     arguments = ["--detector", str(tmp_path / "detector.safetensors"), "--vocabulary", "kite, dog"]
     script.main([*arguments, "--output", str(tmp_path / "out.onnx"), "--fixed-words", "--raw"])
-    assert given == {"names": ("kite", "dog"), "form": Form(words_as_input=False, raw=True)}
+    form = Form(words_as_input=False, raw=True)
+    assert given == {"names": ("kite", "dog"), "form": form, "calibration": None}
     assert "out.onnx: 0.0 MB, differs by 1e-06" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: No detector at"):
         script.main(["--detector", "gone", "--output", str(tmp_path / "out.onnx")])
+    for i in range(3):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(script, "CALIBRATION_PICTURES", 2)
+    script.main([*arguments, "--output", str(tmp_path / "out.xml"), "--int8", str(tmp_path)])
+    assert given["calibration"] == [tmp_path / "0.png", tmp_path / "1.png"]
+    assert "In int8 it finds 98.8% of the best" in capsys.readouterr().out

@@ -110,6 +110,31 @@ def predictor_table(record: dict) -> str:
     )
 
 
+def int8_table(record: dict) -> str:
+    """The record of ``benchmark.int8_accuracy``."""
+    names = list(record["fp32"])
+    forms = {"fp32": "float32", "int8": "int8"}
+    detectors = record["detectors"].values()
+    seeds = ", ".join(map(str, record["seeds"]))
+    shared = min(found["shared"] for found in detectors)
+    rows = [[form, *(f"{record[key][n]:.2f}" for n in names)] for key, form in forms.items()]
+    lost = [record["fp32"][name] - record["int8"][name] for name in names]
+    rows.append(["lost", *(f"{x:.2f}" for x in lost)])
+    return "\n\n".join(
+        [
+            f"**int8**, `python -m benchmark.int8_accuracy`: the laptop world's detectors "
+            f"(`{record['config_file']}`) of seed {seeds} on the {record['world']} split, OpenVINO "
+            f"{record['engines']['openvino']} and NNCF {record['engines']['nncf']} on "
+            f"{record['processor']}:",
+            tabulate(rows, ("", *names), "github", disable_numparse=True),
+            f"At least {shared:.1%} of the best detections in the "
+            f"{record['detectors'][str(record['seeds'][0])]['calibration_pictures']} training "
+            "pictures of the calibration are found again.",
+            origin(record),
+        ]
+    )
+
+
 def own_data_table(record: dict) -> str:
     """GridCLIP beside FCOS, of what ``benchmark.own_data`` wrote."""
     rows = [

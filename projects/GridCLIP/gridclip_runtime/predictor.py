@@ -158,12 +158,19 @@ class Predictor:
         state = self._state
         return (self._detect(picture, limits, state) for picture in pictures)
 
+    def inputs_of(self, picture: Picture) -> dict[str, np.ndarray]:
+        """What the graph is given for a picture, by name. Raises as a call does."""
+        seen = resized(read_picture(picture), self._about["resize"])
+        return {"images": self._as_input(seen), **self._state.inputs}
+
+    def _as_input(self, seen: np.ndarray) -> np.ndarray:
+        return as_input(seen, self._about["multiple"], self._about["padding"])
+
     def _detect(self, picture: Picture, limits: Limits, state: "_State") -> Prediction:
         source = os.fspath(picture) if isinstance(picture, str | os.PathLike) else None
         pixels = read_picture(picture)
         seen = resized(pixels, self._about["resize"])
-        image = as_input(seen, self._about["multiple"], self._about["padding"])
-        outputs = self._engine.run({"images": image, **state.inputs})
+        outputs = self._engine.run({"images": self._as_input(seen), **state.inputs})
         found = Candidates(*(outputs[name][0] for name in ("boxes", "scores", "classes")))
         size, seen_size = pixels.shape[:2], seen.shape[:2]
         kept = choose(found, limits, seen_size, size)

@@ -1,5 +1,5 @@
 """Exports a detector to other engines than PyTorch."""
 
-from .export import Form, export
+from .export import Exported, Form, export
 
-__all__ = ["Form", "export"]
+__all__ = ["Exported", "Form", "export"]
