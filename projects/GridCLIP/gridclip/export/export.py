@@ -48,8 +48,8 @@ def export(
 
     Raises:
         FileNotFoundError: there is no such picture.
-        ValueError: a picture can't be read, the detector can't be exported so, or what was written finds something else;
-            then no file is left.
+        ValueError: a picture can't be read, the detector can't be exported so, or what was written
+            finds something else; then no file is left.
         ImportError: a package of requirements-export.txt is missing.
     """
     path, form = Path(path), form or Form()
