@@ -130,6 +130,20 @@ def test_rows_published_before_stay_where_they_fit(make_grid, complete, tmp_path
     assert (read(folder, "laptop_world"), read(folder, "laptop_world_runs")) == (world, runs)
 
 
+def test_seeds_are_added_to_a_published_row(make_grid, complete, tmp_path):
+    folder, seeds = tmp_path / "results", [0, 1, 2]
+    for seed, values in ((0, [1]), (2, [1]), (1, [1, 11]), (2, [1, 11, 21])):
+        grid = make_grid("--variants", "gridclip", "--seeds", *"012", output=tmp_path / str(seed))
+        complete(grid, lambda run, seed=seed: run.seed == seed)
+        records = outcomes.complete_runs(grid)
+        missing = outcomes.write_rows(grid, records, VARIANTS, seeds, folder, publish=True)
+        assert read(folder, "laptop_world")["gridclip"]["AP"]["values"] == values
+    assert "gridclip" not in missing
+    runs = read(folder, "laptop_world_runs")
+    assert list(runs["runs"]) == [f"gridclip seed {seed}" for seed in seeds]
+    assert runs["variants"]["gridclip"]["config"]["train"]["seed"] == 0
+
+
 @pytest.mark.parametrize("changed", ["processor", "config", "clip_sha256"])
 def test_rows_published_before_that_do_not_fit_go(make_grid, complete, tmp_path, changed):
     before = make_grid("--variants", "closed_set", "--seeds", "0", output=tmp_path / "a")
@@ -190,7 +204,7 @@ def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
     complete(grid)
     records = outcomes.complete_runs(grid)
     records[Run("gridclip", 1)]["commit"] = "another"
-    sources = outcomes.run_sources(outcomes.finished_rows(grid, records, ["gridclip"], [0, 1]))
+    sources = outcomes.run_sources(outcomes.finished_rows(grid, records, ["gridclip"]))
     assert "commit" not in sources["shared"] and "versions" in sources["shared"]
     assert sources["runs"]["gridclip seed 1"] == {"seconds": 60.0, "commit": "another"}
     note = laptop_runs_note({"seeds": [0, 1], "not_run": {}, **sources})

@@ -77,21 +77,22 @@ def write_rows(
     row.
 
     Args:
-        publish: keep the rows in ``folder`` that fit beside the finished ones.
+        publish: keep the runs in ``folder`` that fit beside the finished ones.
 
     Returns:
         What :func:`missing_seeds` returns.
     """
-    rows = finished_rows(grid, records, variants, seeds)
+    rows = finished_rows(grid, records, variants)
     before: dict[str, float] = {}
     if publish:
         published, before = published_rows(folder)
         rows = with_published(grid, rows, published)
-        rows = {variant: rows[variant] for variant in VARIANTS if variant in rows}
+    rows = {v: rows[v].first_seeds(v, seeds) for v in VARIANTS if v in rows}
+    rows = {variant: row for variant, row in rows.items() if row.runs}
     not_run = missing_seeds(rows, records, variants, seeds)
     if not rows:
         return not_run
-    summary = summarise({variant: row.metrics for variant, row in rows.items()})
+    summary = summarise({variant: list(row.metrics.values()) for variant, row in rows.items()})
     write_json(folder / "laptop_world.json", summary, indent=1)
     pairs = differences(summary, compared_pairs(summary))
     write_json(folder / "laptop_world_differences.json", pairs, indent=1)

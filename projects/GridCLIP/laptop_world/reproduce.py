@@ -13,8 +13,8 @@ need besides, such as the weights that a variant evaluates, is run, too. The sum
 that are complete is OUTPUT/WORLD/laptop_world.json; what is not is printed.
 
 --publish runs nothing. It writes what is complete of the whole experiment on the test world, and
-says what is not. Rows published before stay where they have more seeds and fit: the same config,
-processor, data and CLIP.
+says what is not. Runs published before stay where they fit, so seeds and variants can be added one
+by one: the same config, processor, data and CLIP.
 
 Snakemake runs the trainings. Its executors reach a cluster (Slurm: pip install
 snakemake-executor-plugin-slurm) that shares this folder; such runs take one core each, and

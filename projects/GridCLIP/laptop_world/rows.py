@@ -22,32 +22,37 @@ class Row:
     """A variant.
 
     Attributes:
-        metrics: of each seed in turn, in percent.
+        metrics: by name of the run, in percent.
         described: config file, steps and config, those of its first run, from which the others
             differ in seed and folder alone.
         runs: by name of the run, its "seconds" and what it was made from.
     """
 
-    metrics: list[dict]
+    metrics: dict[str, dict]
     described: dict
     runs: dict[str, dict]
+
+    def first_seeds(self, variant: str, seeds: Sequence[int]) -> "Row":
+        """With the first seeds, up to one whose run is missing, so that values at the same place
+        are of the same seed."""
+        wanted = [Run(variant, seed).name for seed in seeds]
+        names = list(takewhile(self.runs.__contains__, wanted))
+        parts = ({name: part[name] for name in names} for part in (self.metrics, self.runs))
+        metrics, runs = parts
+        return Row(metrics, self.described, runs)
 
     @property
     def common(self) -> list[dict]:
         return [{key: run[key] for key in _COMMON} for run in self.runs.values()]
 
 
-def finished_rows(
-    grid: Grid, records: Records, variants: Iterable[str], seeds: Sequence[int]
-) -> dict[str, Row]:
-    """A row has the first seeds, up to one whose run is not complete, so that values at the same
-    place are of the same seed."""
+def finished_rows(grid: Grid, records: Records, variants: Iterable[str]) -> dict[str, Row]:
+    """Of all complete runs."""
     rows = {}
     for variant in variants:
-        wanted = [Run(variant, seed) for seed in seeds]
-        if found := list(takewhile(lambda run: run in records, wanted)):
+        if found := [run for run in records if run.variant == variant and run.steps is None]:
             rows[variant] = Row(
-                [records[run]["metrics"]["bbox"] for run in found],
+                {run.name: records[run]["metrics"]["bbox"] for run in found},
                 _described(grid, found[0]),
                 {run.name: _facts(grid, records, run) for run in found},
             )
@@ -76,18 +81,15 @@ def published_rows(folder: Path) -> tuple[dict[str, Row], dict[str, float]]:
     if not all(file.is_file() for file in files):
         return {}, {}
     summary, sources = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    rows = {
-        variant: Row(
-            _metrics_of_seeds(summary, variant),
-            described,
-            {
-                name: {**sources["shared"], **facts}
-                for name, facts in sources["runs"].items()
-                if name.startswith(f"{variant} seed ")
-            },
-        )
-        for variant, described in sources["variants"].items()
-    }
+    rows = {}
+    for variant, described in sources["variants"].items():
+        runs = {
+            name: {**sources["shared"], **facts}
+            for name, facts in sources["runs"].items()
+            if name.startswith(f"{variant} seed ")
+        }
+        metrics = _metrics_of_seeds(summary, variant)
+        rows[variant] = Row(dict(zip(runs, metrics, strict=True)), described, runs)
     return rows, sources["preparation_seconds"]
 
 
@@ -107,9 +109,9 @@ def _metrics_of_seeds(summary: Summary, variant: str) -> list[dict]:
 def with_published(
     grid: Grid, rows: Mapping[str, Row], published: Mapping[str, Row]
 ) -> dict[str, Row]:
-    """Finished rows, and beside them the published ones with more seeds that fit: of today's
-    config, of the same processor, data and CLIP as the finished ones. What does not fit is left
-    out."""
+    """Finished runs, and beside them the published ones of other seeds and variants that fit: of
+    today's config, of the same processor, data and CLIP as the finished ones. What does not fit is
+    left out."""
     if not rows:
         return dict(published)
     common = next(iter(rows.values())).common[0]
@@ -117,9 +119,11 @@ def with_published(
     kept = dict(rows)
     for variant, row in published.items():
         fits = all(facts == common for facts in row.common)
-        fits = fits and variant in first and row.described == _described(grid, first[variant])
-        if fits and (variant not in rows or len(row.metrics) > len(rows[variant].metrics)):
-            kept[variant] = row
+        if fits and variant in first and row.described == _described(grid, first[variant]):
+            new = rows.get(variant, row)
+            kept[variant] = Row(
+                {**row.metrics, **new.metrics}, row.described, {**row.runs, **new.runs}
+            )
     return kept
 
 
