@@ -106,6 +106,18 @@ def test_other_files_are_refused(onnx_file, tmp_path):
         Predictor(tmp_path / "other.onnx")
 
 
+def test_providers_of_onnxruntime(onnx_file, runtime, pictures, tmp_path, monkeypatch):
+    wanted = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: wanted[1:])
+    with pytest.raises(ValueError, match="has no TensorrtExecutionProvider, only CPUExecution"):
+        Predictor(onnx_file, providers=wanted[:1])
+    same = Predictor(onnx_file, threads=1, providers=wanted[1:])(pictures[0])
+    np.testing.assert_array_equal(same.scores, runtime(pictures[0]).scores)
+    (tmp_path / "a.xml").touch()
+    with pytest.raises(ValueError, match="providers are onnxruntime's"):
+        Predictor(tmp_path / "a.xml", providers=wanted)
+
+
 def test_openvino_with_fixed_words(small_detector, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 97),))
     predictor = small_detector.with_vocabulary(["blue thing", "kite"])

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,15 +31,22 @@ class Engine(Protocol):
 class OnnxRuntime:
     """onnxruntime, of an ``.onnx`` file."""
 
-    def __init__(self, path: Path, threads: int | None = None):
+    def __init__(
+        self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None
+    ):
         import onnxruntime
 
+        providers = list(dict.fromkeys([*(providers or ()), "CPUExecutionProvider"]))
+        there = onnxruntime.get_available_providers()
+        if missing := [provider for provider in providers if provider not in there]:
+            raise ValueError(
+                f"This onnxruntime has no {missing[0]}, only {', '.join(there)}: install the build "
+                "that has it, such as onnxruntime-gpu."
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = parse_description(metadata.get(KEY, "null"), path)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -71,17 +78,23 @@ class OpenVINO:
         return {output.get_any_name(): array for output, array in found.items()}
 
 
-ENGINES: dict[str, type[OnnxRuntime] | type[OpenVINO]] = {".onnx": OnnxRuntime, ".xml": OpenVINO}
-
-
-def open_engine(path: str | os.PathLike, threads: int | None = None) -> Engine:
-    """Raises FileNotFoundError, or ValueError if it is no exported detector."""
+def open_engine(
+    path: str | os.PathLike,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+) -> Engine:
+    """Raises FileNotFoundError, or ValueError if it is no exported detector, or a provider is not
+    there."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No exported detector at {path}.")
-    if path.suffix not in ENGINES:
+    if path.suffix == ".onnx":
+        return OnnxRuntime(path, threads, providers)
+    if path.suffix != ".xml":
         raise ValueError(f"{path} is neither an .onnx nor an .xml file, as gridclip export writes.")
-    return ENGINES[path.suffix](path, threads)
+    if providers:
+        raise ValueError(f"providers are onnxruntime's, of .onnx files, and {path} is OpenVINO's.")
+    return OpenVINO(path, threads)
 
 
 def parse_description(text: str, path: Path) -> dict[str, Any]:

@@ -21,19 +21,29 @@ class Predictor:
     when it began.
     """
 
-    def __init__(self, path: str | os.PathLike, *, threads: int | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ):
         """
         Args:
             path: what ``gridclip export`` wrote: an ``.onnx`` file for onnxruntime, or an ``.xml``
                 file for OpenVINO.
             threads: None is the engine's choice.
+            providers: of onnxruntime, the first choice first, such as
+                ``["TensorrtExecutionProvider", "CUDAExecutionProvider"]``; the CPU takes what they
+                leave. None: the CPU alone.
 
         Raises:
             FileNotFoundError: the file, or one that belongs beside it, is missing.
-            ValueError: it is no exported detector, or one that gives raw scores.
+            ValueError: it is no exported detector, or one that gives raw scores; or a provider is
+                not there.
             ImportError: its engine is not installed.
         """
-        self._engine = open_engine(path, threads)
+        self._engine = open_engine(path, threads, providers)
         self._about = about = self._engine.description
         if about["output"] != "detections":
             raise ValueError(

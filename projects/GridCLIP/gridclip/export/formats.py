@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from gridclip_runtime.engines import ENGINES, KEY, Arrays, Engine
+from gridclip_runtime.engines import KEY, Arrays, Engine, open_engine
 
 from .description import Form
 from .graph import Words
@@ -110,7 +110,7 @@ class Program:
 Write = Callable[[ExportedProgram, Form, dict, Path], None]
 Open = Callable[[Path], Engine]
 FORMATS: dict[str, tuple[Write, Open]] = {
-    ".onnx": (write_onnx, ENGINES[".onnx"]),
-    ".xml": (write_openvino, ENGINES[".xml"]),
+    ".onnx": (write_onnx, open_engine),
+    ".xml": (write_openvino, open_engine),
     ".pt2": (write_pt2, Program),
 }
