@@ -10,7 +10,7 @@ from benchmark.random_clip import write_random_clip_archive
 from drawings import random_image
 from gridclip.data import teacher
 from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.regions import Windows, window_inputs, windows
+from gridclip.data.regions import Windows, normalised, window_crops, windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import encode_images, precompute_embeddings
 
@@ -34,6 +34,10 @@ def records(tmp_path):
 def precompute(records, path, archive, windows="whole", mirror=True, **kwargs):
     regions, kwargs = Windows(windows, mirror), dict(num_workers=0) | kwargs
     return precompute_embeddings(records, "toy_train", path, archive, regions, **kwargs)
+
+
+def window_inputs(image, boxes, resolution):
+    return normalised(torch.from_numpy(window_crops(image, boxes, resolution)))
 
 
 def contents(path):

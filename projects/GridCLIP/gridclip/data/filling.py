@@ -1,5 +1,10 @@
-"""Fills stores: reads pictures, names those that fail, shows progress."""
+"""Fills stores: reads pictures, names those that fail, shows progress.
 
+What worker processes read comes through a pipe, as bytes: PyTorch would move tensors through
+/dev/shm, where a container has 64 MB by default, and a process dies of a bus error beyond.
+"""
+
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +13,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import MapDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
@@ -54,7 +58,6 @@ class Filling:
         prepare: Callable[[dict], Any],
         *,
         num_workers: int,
-        device: str | torch.device,
         description: str,
     ):
         """
@@ -63,7 +66,6 @@ class Filling:
             records: in detectron2's format, of all rows of the store.
             prepare: reads the picture of a record without annotations, in ``num_workers`` worker
                 processes. If it fails, the picture stays undone.
-            device: where the pictures go.
             description: of the progress bar.
         """
         self.store, self._records, self._start = store, records, perf_counter()
@@ -73,14 +75,11 @@ class Filling:
             (row, {key: records[row][key] for key in needed if key in records[row]})
             for row in store.pending(comm.get_rank(), comm.get_world_size()).tolist()
         ]
-        loader = DataLoader(
-            MapDataset(pending, partial(_load, prepare)),
-            batch_size=None,
-            num_workers=num_workers,
-            pin_memory=torch.device(device).type == "cuda",
+        self.loader = DataLoader(
+            MapDataset(pending, partial(_load, prepare)), batch_size=None, num_workers=num_workers
         )
         hidden = not comm.is_main_process()
-        self._bar = tqdm(loader, description, unit="image", disable=hidden)
+        self._bar = tqdm(self.loader, description, unit="image", disable=hidden)
 
     def pictures(self) -> Iterator[tuple[int, Any]]:
         """The row of each picture that can be used, and what was prepared of it."""
@@ -88,7 +87,7 @@ class Filling:
             if failure:
                 self.fail(row, failure)
             else:
-                yield row, prepared
+                yield row, pickle.loads(prepared)
 
     def write(
         self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
@@ -106,13 +105,13 @@ class Filling:
         return FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
 
 
-def _load(prepare: Callable[[dict], Any], pending: tuple[int, dict]) -> tuple[int, Any, str]:
-    """(row, what is prepared of the picture or None, reason of a failure or "")."""
+def _load(prepare: Callable[[dict], Any], pending: tuple[int, dict]) -> tuple[int, bytes, str]:
+    """(row, what is prepared of the picture, pickled, reason of a failure or "")."""
     row, record = pending
     try:
-        return row, prepare(record), ""
+        return row, pickle.dumps(prepare(record), pickle.HIGHEST_PROTOCOL), ""
     except Exception as error:  # every image format has its own exceptions for a damaged file
-        return row, None, f"{type(error).__name__}: {error}"
+        return row, b"", f"{type(error).__name__}: {error}"
 
 
 def print_summary(store: ArrayStore, reports: Sequence[FillReport]) -> None:

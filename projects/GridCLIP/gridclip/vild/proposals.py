@@ -69,7 +69,6 @@ def precompute_proposals(
         dataset_dicts,
         PictureMapper(False, augmentations=list(augmentations)),
         num_workers=num_workers,
-        device=model.device,
         description="proposals",
     )
     model.eval()
