@@ -4,8 +4,10 @@ What worker processes read comes through a pipe, as bytes: PyTorch would move te
 /dev/shm, where a container has 64 MB by default, and a process dies of a bus error beyond.
 """
 
+import copy
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from gridclip.data.parts import Part, join
 from gridclip.data.store import ArrayStore
+from gridclip.distributed import on_main_process
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class FillReport:
 class Filling:
     """Reads this process's share of the pictures that a store lacks; counts what is written.
 
-    The main process shows a progress bar.
+    Several processes write a part each, which the main process joins in :meth:`finish`; what a run
+    that was killed has left is joined first. The main process shows a progress bar.
     """
 
     def __init__(
@@ -68,7 +73,10 @@ class Filling:
                 processes. If it fails, the picture stays undone.
             description: of the progress bar.
         """
-        self.store, self._records, self._start = store, records, perf_counter()
+        on_main_process(partial(join, store))
+        # Mapped anew: what was read before may be old on a network.
+        self.store, self._records, self._start = copy.copy(store), records, perf_counter()
+        self._part = Part(store) if comm.get_world_size() > 1 else None
         self._done, self._failures = 0, list[ImageFailure]()
         needed = ("file_name", "width", "height")  # the rest need not go to worker processes
         pending = [
@@ -93,7 +101,7 @@ class Filling:
         self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
     ) -> None:
         """As :meth:`ArrayStore.write`."""
-        self.store.write(rows, boxes, values)
+        (self._part or self.store).write(rows, boxes, values)
         self._done += len(rows)
 
     def fail(self, row: int, reason: str) -> None:
@@ -101,8 +109,17 @@ class Filling:
         self._failures.append(ImageFailure(record["image_id"], record["file_name"], reason))
         self._bar.set_postfix(failed=len(self._failures), refresh=False)
 
-    def report(self) -> FillReport:
-        return FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
+    def finish(self) -> FillReport:
+        """Join what all processes have written; to be called by all.
+
+        Raises:
+            StoreError: a part is not as its process has left it.
+        """
+        report = FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
+        if self._part is not None:
+            told = dict(ChainMap(*comm.all_gather(self._part.close())))
+            on_main_process(partial(join, self.store, told))
+        return report
 
 
 def _load(prepare: Callable[[dict], Any], pending: tuple[int, dict]) -> tuple[int, bytes, str]:

@@ -184,7 +184,7 @@ def window_crops(image: np.ndarray, boxes: Tensor, resolution: int) -> np.ndarra
     # Cropped before they are resized: the resampling filter must not look beyond a window.
     parts = [picture.crop(box) for box in pixel_windows(boxes, *image.shape[:2]).tolist()]
     size = (resolution, resolution)
-    crops = np.stack([part.resize(size, Image.Resampling.BICUBIC) for part in parts])
+    crops = np.stack([np.asarray(part.resize(size, Image.Resampling.BICUBIC)) for part in parts])
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
 
 

@@ -116,7 +116,7 @@ def precompute_embeddings(
         assembly.add(rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
         assembly.write()
     assembly.write()  # what follows the last batch: pictures without regions
-    return filling.report()
+    return filling.finish()
 
 
 def _prepare(record: dict, regions: Regions, resolution: int) -> np.ndarray:

@@ -75,7 +75,7 @@ def precompute_proposals(
     for row, inputs in filling.pictures():
         boxes, scores = _propose(model, inputs, max_proposals)
         filling.write([row], [boxes], [scores])
-    return filling.report()
+    return filling.finish()
 
 
 @torch.inference_mode()
