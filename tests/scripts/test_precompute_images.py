@@ -113,7 +113,7 @@ def test_missing_weights_are_named(dataset, tmp_path):
 
 
 # A small /dev/shm for one process; it takes root.
-SMALL = "mount -t tmpfs -o size={size} tmpfs /dev/shm && exec \"$@\""
+SMALL = 'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
 
 
 @pytest.fixture
