@@ -1,7 +1,14 @@
 """Reading CLIP weights, against the clip and open_clip packages."""
 
 import copy
+import errno
 import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import clip
@@ -350,11 +357,106 @@ def test_missing_file_is_downloaded(published, reference):
     assert cached.read_bytes() == server.read_bytes()
 
 
+class CountingServer(ThreadingHTTPServer):
+    """Serves files below a folder; counts what was asked for, and may wait in the middle of it."""
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.folder, self.asked, self.stall, self.stalled = folder, 0, False, threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked += 1
+            content = (self.server.folder / self.path[1:]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            if self.server.stall:
+                self.server.stalled.set()
+                self.rfile.read()  # until the other side is gone
+                return
+            time.sleep(0.3)  # others come meanwhile
+            self.wfile.write(content[half:])
+
+        def log_message(self, *args):
+            pass
+
+
+@pytest.fixture
+def web(published, monkeypatch):
+    """The server of the published file, by http."""
+    file, _ = published
+    server = CountingServer(file.parents[1])
+    address = f"http://127.0.0.1:{server.server_port}/{file.parent.name}/{file.name}"
+    monkeypatch.setitem(clip.clip._MODELS, "RN50", address)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def fetch():
+    PathManager.get_local_path("clip://RN50")
+
+
+def start_fetches(count):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fetch) for _ in range(count)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def exit_codes(processes):
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def in_cache(cached):
+    return sorted(file.name for file in cached.parent.iterdir())
+
+
+def test_processes_that_race_fetch_once(published, web):
+    server, cached = published
+    assert exit_codes(start_fetches(4)) == [0, 0, 0, 0]
+    assert web.asked == 1 and cached.read_bytes() == server.read_bytes()
+    assert in_cache(cached) == ["RN50.pt", "RN50.pt.lock"]
+
+
+def test_without_locks_each_fetches_a_whole_file(published, web, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("portalocker.Lock.acquire", refuse)
+    server, cached = published
+    assert exit_codes(start_fetches(3)) == [0, 0, 0]
+    assert web.asked > 1 and cached.read_bytes() == server.read_bytes()
+
+
+def test_a_killed_fetch_does_not_block_the_next(published, web):
+    server, cached = published
+    web.stall = True
+    (killed,) = start_fetches(1)
+    assert web.stalled.wait(60)
+    killed.kill()
+    assert exit_codes([killed]) == [-signal.SIGKILL] and not cached.exists()
+    web.stall = False
+    assert exit_codes(start_fetches(2)) == [0, 0]
+    assert web.asked == 2 and cached.read_bytes() == server.read_bytes()
+    (left,) = cached.parent.glob(".partial-*")  # of the killed one; cleared away a day later
+    os.utime(left, (0, 0))
+    cached.unlink()
+    fetch()
+    assert in_cache(cached) == ["RN50.pt", "RN50.pt.lock"]
+
+
 def test_openais_file_is_known_by_its_digest_wherever_it_lies(published, archive):
     assert read_clip_checkpoint(archive).model_id == "RN50"
 
 
-@pytest.mark.filterwarnings("ignore:.*SHA256 checksum does not match:UserWarning")
 @pytest.mark.parametrize("cached_content", [None, b"half a file"])
 def test_failed_download(published, cached_content):
     server, cached = published

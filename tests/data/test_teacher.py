@@ -1,18 +1,20 @@
+from functools import partial
+
 import clip
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as tv
-from detectron2.utils import comm
 from PIL import Image
 
 from benchmark.random_clip import write_random_clip_archive
 from drawings import random_image
 from gridclip.data import teacher
 from gridclip.data.embedding_store import EmbeddingStore
-from gridclip.data.regions import Windows, window_inputs, windows
+from gridclip.data.regions import Windows, normalised, window_crops, windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import encode_images, precompute_embeddings
+from ranks import run_ranks
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 
@@ -34,6 +36,10 @@ def records(tmp_path):
 def precompute(records, path, archive, windows="whole", mirror=True, **kwargs):
     regions, kwargs = Windows(windows, mirror), dict(num_workers=0) | kwargs
     return precompute_embeddings(records, "toy_train", path, archive, regions, **kwargs)
+
+
+def window_inputs(image, boxes, resolution):
+    return normalised(torch.from_numpy(window_crops(image, boxes, resolution)))
 
 
 def contents(path):
@@ -184,13 +190,10 @@ def test_nothing_is_read_again_when_all_is_done(records, tmp_path, archive, monk
     assert report.done == 0 and report.failures == ()
 
 
-def test_two_ranks_equal_one(records, tmp_path, archive, monkeypatch):
+def test_two_ranks_equal_one(records, tmp_path, archive):
     precompute(records, tmp_path / "one", archive, batch_size=1)
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    for rank in (1, 0):
-        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        report = precompute(records, tmp_path / "two", archive, batch_size=1)
-        assert report.done == 3
+    work = partial(precompute, records, tmp_path / "two", archive, batch_size=1)
+    assert [report.done for report in run_ranks(2, tmp_path, work)] == [3, 3]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import clip
@@ -5,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.utils import comm
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +17,7 @@ from gridclip.data.proposal_store import ProposalManifest, ProposalStore
 from gridclip.data.regions import Proposals, region_inputs, region_windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import encode_images, encode_regions, precompute_embeddings
+from ranks import run_ranks
 
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 
@@ -249,13 +250,10 @@ def test_nothing_is_read_again_when_all_is_done(proposals, records, tmp_path, ar
     assert precompute(proposals, records, tmp_path / "store", archive).done == 0
 
 
-def test_two_ranks_equal_one(proposals, records, tmp_path, archive, monkeypatch):
+def test_two_ranks_equal_one(proposals, records, tmp_path, archive):
     precompute(proposals, records, tmp_path / "one", archive, batch_size=2)
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    for rank in (1, 0):
-        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        report = precompute(proposals, records, tmp_path / "two", archive, batch_size=2)
-        assert report.done == 2
+    work = partial(precompute, proposals, records, tmp_path / "two", archive, batch_size=2)
+    assert [report.done for report in run_ranks(2, tmp_path, work)] == [2, 2]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 

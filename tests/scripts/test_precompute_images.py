@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,35 @@ def test_unknown_or_missing_datasets_are_named(archive, tmp_path):
 def test_missing_weights_are_named(dataset, tmp_path):
     with pytest.raises(SystemExit, match="gone.pt"):
         script.main(arguments(dataset, tmp_path / "gone.pt", tmp_path / "store"))
+
+
+# A small /dev/shm for one process; it takes root.
+SMALL = 'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+
+
+@pytest.fixture
+def small_shared_memory():
+    """The start of a command that has 8 MB, the share of one of eight processes of 64 MB."""
+    start = ["unshare", "--mount", "sh", "-c", SMALL.format(size="8m"), "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*start, "true"]).returncode != 0:
+        pytest.skip("only root may mount a /dev/shm of its own")
+    return start
+
+
+@pytest.mark.slow
+def test_a_containers_shared_memory_is_enough(root, make_clip, tmp_path, small_shared_memory):
+    large = make_clip(image_resolution=224)  # 18 crops of 150 KB a picture, eight pictures ahead
+    options = arguments("lvis_v1_train", large, tmp_path / "store")
+    options[options.index("--num-workers") + 1] = "4"
+    result = subprocess.run(
+        [*small_shared_memory, sys.executable, script.__file__, *options],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        timeout=120,  # a worker that has no room may be waited for without end
+    )
+    assert result.returncode == 0, result.stderr
+    assert "12 of 12 images done" in result.stdout
 
 
 @pytest.mark.slow

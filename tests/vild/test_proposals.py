@@ -8,6 +8,7 @@ from PIL import Image
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.store import StoreError
 from gridclip.vild import precompute_proposals
+from ranks import run_ranks
 
 SIZES = [(90, 60), (64, 64), (40, 120)]  # width, height
 RESIZE = [T.ResizeShortestEdge(96, 160)]
@@ -94,7 +95,7 @@ def test_image_without_proposals(model, store_proposals, monkeypatch):
     assert store.counts.tolist() == [0, 0, 0] and store.lookup(1)[0].shape == (0, 4)
 
 
-def test_interrupted_run_goes_on_and_ranks_share(records, store_proposals, monkeypatch):
+def test_interrupted_run_goes_on_and_ranks_share(store_proposals, monkeypatch):
     _, whole = store_proposals("whole")
     write, written = ProposalStore.write, []
 
@@ -112,12 +113,8 @@ def test_interrupted_run_goes_on_and_ranks_share(records, store_proposals, monke
     assert report.done == 2
     assert store_proposals("cut")[0].done == 0
 
-    # Two ranks one after the other; each comes and goes on its own.
-    monkeypatch.setattr("gridclip.data.store.comm.synchronize", lambda: None)
-    monkeypatch.setattr("gridclip.data.store.comm.get_world_size", lambda: 2)
-    for rank, count in ((0, 2), (1, 1)):
-        monkeypatch.setattr("gridclip.data.store.comm.get_rank", lambda rank=rank: rank)
-        assert store_proposals("shared")[0].done == count
+    outcomes = run_ranks(2, cut.parent, store_proposals, "shared")
+    assert [report.done for report, _ in outcomes] == [2, 1]
     digests = {ProposalStore.open(p).digest() for p in (whole, cut, cut.with_name("shared"))}
     assert len(digests) == 1
 

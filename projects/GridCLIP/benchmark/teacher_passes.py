@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
 from gridclip.clip_weights import load_clip
-from gridclip.data.regions import region_inputs, window_inputs, windows
+from gridclip.data.regions import normalised, region_inputs, window_crops, windows
 from gridclip.data.teacher import encode_images, encode_regions
 from gridclip.evaluation.results import git_commit, versions
 from gridclip.files import write_json
@@ -58,8 +59,8 @@ def build_passes(model, regions: int) -> dict[str, tuple[int, Callable[[], None]
 
     def images(window_set: str):
         variants = (picture.numpy(), picture.flip(1).contiguous().numpy())
-        inputs = [window_inputs(v, windows(window_set), resolution) for v in variants]
-        encode_images(model, torch.cat(inputs)).cpu()
+        crops = np.concatenate([window_crops(v, windows(window_set), resolution) for v in variants])
+        encode_images(model, normalised(torch.tensor(crops, device=device))).cpu()
 
     def region_pass():
         image = picture.permute(2, 0, 1).to(device)

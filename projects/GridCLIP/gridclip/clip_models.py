@@ -1,11 +1,22 @@
 """OpenAI's CLIP models by name: ``clip://RN50`` is a path for detectron2's ``PathManager``."""
 
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import clip
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
+from iopath.common.file_io import PathHandler, file_lock
+from portalocker import LockException
+
+logger = logging.getLogger("detectron2.gridclip")
 
 # Sizes of OpenAI's ResNets; the head counts follow from the widths.
 CLIP_RESNETS: dict[str, dict[str, Any]] = {
@@ -18,7 +29,8 @@ CLIP_RESNETS: dict[str, dict[str, Any]] = {
 
 
 class CLIPPathHandler(PathHandler):
-    """``clip://RN50``: OpenAI's file in the clip package's usual cache, downloaded once."""
+    """``clip://RN50``: OpenAI's file in the clip package's usual cache, downloaded once, also where
+    many processes of several nodes ask for it."""
 
     prefix = "clip://"
     models = clip.clip._MODELS
@@ -39,23 +51,71 @@ class CLIPPathHandler(PathHandler):
         return self._fetch(name)
 
     def _fetch(self, name: str) -> str:
-        url, root = self.models[name], Path.home() / ".cache" / "clip"
+        url = self.models[name]
+        target = Path.home() / ".cache" / "clip" / Path(url).name
         try:
-            return clip.clip._download(url, str(root))
+            if not _is_whole(target, url):
+                with _one_after_another(target):
+                    _download(url, target)
         except (OSError, RuntimeError) as error:  # RuntimeError: it has another sha256
             raise FileNotFoundError(
                 f"{self.prefix}{name} could not be downloaded ({error}). Put the file from {url} "
-                f"at {root / Path(url).name}, or name a local file instead."
+                f"at {target}, or name a local file instead."
             ) from error
+        return str(target)
 
 
 PathManager.register_handler(CLIPPathHandler())
 
 
+@contextmanager
+def _one_after_another(target: Path) -> Iterator[None]:
+    """Wait until no other process fetches ``target``; a killed one's lock is gone with it.
+
+    The lock is flock's. Linux hands it on to an NFS server, so it holds between nodes, unless the
+    folder is mounted with nolock or local_lock. Without a lock each process fetches its own copy,
+    and the last one stays.
+    """
+    lock = file_lock(str(target))
+    try:
+        lock.acquire()
+    except (LockException, OSError) as error:
+        logger.warning(f"No lock beside {target} ({error}): other processes may fetch it, too")
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(url: str, target: Path) -> None:
+    """Fetch a file beside its place, check it, and move it there, unless another process has."""
+    prefix = f".partial-{target.name}-"
+    for left in target.parent.glob(f"{prefix}*"):  # by a fetch that was killed
+        if time.time() - left.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+        # On NFS a name that was missing may seem so for a minute, unless the folder has changed.
+        if not _is_whole(target, url):
+            os.replace(clip.clip._download(url, folder), target)
+
+
+def _is_whole(path: Path, url: str) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == _sha256_in(url)
+
+
+def _sha256_in(url: str) -> str:
+    return url.split("/")[-2]  # OpenAI's addresses carry it as their last folder
+
+
 def openai_sha256(name: str) -> str | None:
     """The digest of the file of OpenAI's model of this name, if there is one. Fetches nothing."""
     url = CLIPPathHandler.models.get(name)
-    return url and url.split("/")[-2]  # the addresses carry it as their last folder
+    return url and _sha256_in(url)
 
 
 def openai_name(sha256: str) -> str | None:

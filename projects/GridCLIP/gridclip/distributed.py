@@ -1,6 +1,7 @@
 """Processes that torchrun starts: their group, their GPUs, their end."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -13,6 +14,19 @@ def join_process_group() -> None:
     if int(os.getenv("WORLD_SIZE", "1")) > 1:
         # Days, as ranks wait for the slowest one at the end: torchrun would stop it otherwise.
         dist.init_process_group("gloo", timeout=timedelta(days=7))
+
+
+def on_main_process(do: Callable[[], None]) -> None:
+    """Run something on the main process, while the others wait. If it raises an OSError or a
+    ValueError, all raise it."""
+    error = None
+    if comm.is_main_process():
+        try:
+            do()
+        except (OSError, ValueError) as raised:
+            error = raised
+    if (error := comm.all_gather(error)[0]) is not None:
+        raise error
 
 
 def device_of_rank(device: str) -> torch.device:

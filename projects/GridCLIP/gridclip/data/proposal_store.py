@@ -77,8 +77,8 @@ class ProposalStore(ArrayStore[ProposalManifest]):
             digest.update(self.lookup(image_id)[0].astype("<f4").tobytes())
         return digest.hexdigest()
 
-    def _check(self, boxes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        boxes, scores = super()._check(boxes, values)
+    def as_stored(self, boxes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        boxes, scores = super().as_stored(boxes, values)
         if not (boxes[:, 2:] > boxes[:, :2]).all():
             raise ValueError("Some boxes are empty.")
         if (np.diff(scores) > 0).any():

@@ -9,7 +9,7 @@ rest. Both have
 * ``digest()``, of the boxes, and ``boxes(image_id)``: (k, 4) float32 XYXY, relative to the picture
   for windows, in pixels for proposals; k is at most ``most``;
 * ``describe(n)``: how a region becomes an input of n x n pixels, for the store's manifest;
-* ``prepare(image, n)``: what the process that reads a picture makes of it;
+* ``prepare(image, n)``: what the process that reads a picture makes of it, a uint8 array;
 * ``inputs(prepared, boxes, n)``: (S, 3, n, n) float32 for each region in turn, S crops whose mean
   is its embedding, on the device of ``prepared``; those of the mirrored picture come last;
 * ``batch(inputs)``: how many regions to embed at once where the encoder takes so many inputs.
@@ -66,14 +66,14 @@ class Windows:
             "bicubic; CLIP's mean and standard deviation; embeddings of unit norm"
         )
 
-    def prepare(self, image: np.ndarray, resolution: int) -> Tensor:
+    def prepare(self, image: np.ndarray, resolution: int) -> np.ndarray:
         # Here and not in `inputs`, as Pillow is slow and many processes read pictures.
         variants = [image, np.ascontiguousarray(image[:, ::-1])] if self.mirror else [image]
         boxes = windows(self.name)
-        return torch.cat([window_inputs(variant, boxes, resolution) for variant in variants])
+        return np.concatenate([window_crops(variant, boxes, resolution) for variant in variants])
 
     def inputs(self, prepared: Tensor, boxes: Tensor, resolution: int) -> Iterable[Tensor]:
-        return prepared[:, None]
+        return normalised(prepared)[:, None]
 
     def batch(self, batch_size: int) -> int:
         per_picture = (1 + self.mirror) * self.most
@@ -109,8 +109,8 @@ class Proposals:
             "deviation; mean of unit-norm embeddings, unit norm"
         )
 
-    def prepare(self, image: np.ndarray, resolution: int) -> Tensor:
-        return torch.tensor(image)
+    def prepare(self, image: np.ndarray, resolution: int) -> np.ndarray:
+        return image
 
     def inputs(self, prepared: Tensor, boxes: Tensor, resolution: int) -> Iterable[Tensor]:
         for part in boxes.split(64):  # all of a picture's crops at once would fill the memory
@@ -166,8 +166,8 @@ def pixel_windows(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.cat([scaled[:, :2].floor(), scaled[:, 2:].ceil()], dim=1).long()
 
 
-def window_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
-    """Cut windows from a picture and prepare each for CLIP's image encoder.
+def window_crops(image: np.ndarray, boxes: Tensor, resolution: int) -> np.ndarray:
+    """Cut windows from a picture and resize each for CLIP's image encoder.
 
     A window is squashed to a square, where CLIP's own preprocessing would crop one, so that nothing
     of the picture is lost. For a square window the two are the same.
@@ -178,14 +178,30 @@ def window_inputs(image: np.ndarray, boxes: Tensor, resolution: int) -> Tensor:
         resolution: n, the encoder's input size in pixels.
 
     Returns:
-        (V, 3, n, n) float32, normalised with CLIP's mean and standard deviation.
+        (V, 3, n, n) uint8 RGB, as :func:`normalised` takes it.
     """
-    preprocess = clip.clip._transform(resolution)
     picture = Image.fromarray(image)
     # Cropped before they are resized: the resampling filter must not look beyond a window.
     parts = [picture.crop(box) for box in pixel_windows(boxes, *image.shape[:2]).tolist()]
     size = (resolution, resolution)
-    return torch.stack([preprocess(part.resize(size, Image.Resampling.BICUBIC)) for part in parts])
+    crops = np.stack([np.asarray(part.resize(size, Image.Resampling.BICUBIC)) for part in parts])
+    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+
+
+def normalised(crops: Tensor) -> Tensor:
+    """Levels of 0..255 as CLIP's image encoder takes them, on their device.
+
+    They equal those of CLIP's own preprocessing to the last bit, on a GPU as on the CPU.
+
+    Args:
+        crops: (..., 3, n, n) uint8 RGB.
+
+    Returns:
+        (..., 3, n, n) float32, normalised with CLIP's mean and standard deviation.
+    """
+    # A GPU multiplies by the reciprocal of a plain number, which differs in the last bit.
+    most = torch.full((), 255.0, device=crops.device)
+    return clip.clip._transform(crops.shape[-1]).transforms[-1](crops.float() / most)
 
 
 def region_windows(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -7,6 +7,8 @@ arrays as npy files, read and written as memory maps, with a row for every image
     VALUES.npy    (images, K, ...), under the name that the manifest's class gives them
     counts.npy    (images,) int64, how many of the K an image has
     done.npy      (images,) uint8, one where an image's entries are valid
+
+While several processes fill it, there is a folder ``parts/`` too: see :mod:`gridclip.data.parts`.
 """
 
 import errno
@@ -26,6 +28,7 @@ import numpy as np
 from detectron2.utils import comm
 
 _MANIFEST = "manifest.json"
+PARTS = "parts"
 
 
 class StoreError(ValueError):
@@ -126,9 +129,9 @@ M = TypeVar("M", bound=Manifest)
 class ArrayStore(Generic[M]):
     """A store on disk; see the module's docstring for its files.
 
-    :meth:`open` is for reading a complete store, :meth:`create` for filling one. Several processes
-    of one machine may fill a store together, each its own rows. Pickling takes the path alone
-    along: the copy maps the same files again.
+    :meth:`open` is for reading a complete store, :meth:`create` for filling one. Only one process
+    may :meth:`write`; several fill a store together by :mod:`gridclip.data.parts`. Pickling takes
+    the path alone along: the copy maps the same files again.
 
     A subclass names itself in ``kind`` and its manifest in ``manifest_type``, and gives
     :meth:`command`, :meth:`summary` and a public way to :meth:`_read`.
@@ -200,10 +203,12 @@ class ArrayStore(Generic[M]):
         """
         store = cls(path, **options)
         if len(pending := store.pending()):
-            total = len(store.manifest.image_ids)
+            total, parts = len(store.manifest.image_ids), len(list(store.path.glob(f"{PARTS}/*")))
             raise store._error(
                 f"is incomplete: {total - len(pending)} of {total} rows are done, the first "
                 f"missing one is image id {store.manifest.image_ids[pending[0]]!r}"
+                + f", and {parts} parts are to be joined"
+                * (parts > 0)
             )
         return store
 
@@ -211,6 +216,10 @@ class ArrayStore(Generic[M]):
         """Rows not yet done among ``rank::world``: (n,) int64, ascending."""
         rows = np.arange(rank, len(self._done), world)
         return rows[self._done[rows] != 1]
+
+    def is_done(self, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows, (n,) int64, are done: (n,) bool."""
+        return self._done[rows] == 1
 
     def write(
         self, rows: Sequence[int], boxes: Sequence[np.ndarray], values: Sequence[np.ndarray]
@@ -225,7 +234,7 @@ class ArrayStore(Generic[M]):
         Raises:
             ValueError: something is not as described, or the store was opened for reading.
         """
-        checked = [self._check(*image) for image in zip(boxes, values, strict=True)]
+        checked = [self.as_stored(*image) for image in zip(boxes, values, strict=True)]
         for row, (image_boxes, image_values) in zip(rows, checked, strict=True):
             count = self.counts[row] = len(image_boxes)
             self._boxes[row, :count], self._values[row, :count] = image_boxes, image_values
@@ -238,7 +247,7 @@ class ArrayStore(Generic[M]):
     def __reduce__(self):
         return partial(type(self), writable=self.writable), (self.path,)
 
-    def _check(self, boxes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def as_stored(self, boxes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An image's arrays as they are stored; ValueError if something is wrong with them."""
         boxes = np.asarray(boxes, dtype=np.float32)
         with np.errstate(over="ignore"):

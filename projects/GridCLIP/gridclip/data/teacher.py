@@ -107,7 +107,6 @@ def precompute_embeddings(
         records,
         partial(_prepare, regions=regions, resolution=resolution),
         num_workers=num_workers,
-        device=device,
         description="embedding",
     )
     assembly = _Assembly(filling, regions)
@@ -117,10 +116,10 @@ def precompute_embeddings(
         assembly.add(rows, encode_regions(model, torch.stack(inputs)).cpu().numpy())
         assembly.write()
     assembly.write()  # what follows the last batch: pictures without regions
-    return filling.report()
+    return filling.finish()
 
 
-def _prepare(record: dict, regions: Regions, resolution: int) -> Tensor:
+def _prepare(record: dict, regions: Regions, resolution: int) -> np.ndarray:
     image = read_picture(record["file_name"])
     check_image_size(record, image)
     return regions.prepare(image, resolution)
@@ -139,7 +138,7 @@ class _Assembly:
         for row, prepared in self.filling.pictures():
             boxes = self.regions.boxes(self.filling.store.manifest.image_ids[row])
             self._pictures[row] = boxes, []
-            on_device = prepared.to(device)
+            on_device = torch.tensor(prepared, device=device)
             for crops in self.regions.inputs(on_device, torch.from_numpy(boxes), resolution):
                 yield row, crops
 

@@ -22,7 +22,7 @@ from gridclip.evaluation import OpenVocabularyEvaluator, draw_results, write_res
 from gridclip.modeling import optimize_for_inference
 
 from .checkpoint import GridCLIPCheckpointer
-from .failures import check_device, explain_divergence
+from .failures import check_device, check_shared_memory, explain_divergence
 from .precision import Detector, use_configured_precision
 from .prepare import (
     check_same_categories,
@@ -156,6 +156,7 @@ def do_eval_only(cfg: DictConfig) -> dict:
         cfg.model.classifier.novel_classes = _novel_in(cfg, val, names)
     if "federated_weights" in cfg.model:
         cfg.model.federated_weights = None  # of the training data and for the loss alone
+    check_shared_memory(instantiate(cfg.dataloader.test))
     model = build_model(cfg)
     evaluated = load_weights(cfg, model, cfg.train.init_checkpoint)
     return do_test(cfg, evaluated, evaluator, weights=cfg.train.init_checkpoint)
@@ -188,6 +189,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     loader = instantiate(cfg.dataloader.train)
+    check_shared_memory(loader, instantiate(cfg.dataloader.test))
     device_ids = {} if str(cfg.train.device).startswith("cuda") else {"device_ids": None}
     ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
     trainer = build_trainer(cfg, ddp_model, loader, optimizer)

@@ -69,14 +69,13 @@ def precompute_proposals(
         dataset_dicts,
         PictureMapper(False, augmentations=list(augmentations)),
         num_workers=num_workers,
-        device=model.device,
         description="proposals",
     )
     model.eval()
     for row, inputs in filling.pictures():
         boxes, scores = _propose(model, inputs, max_proposals)
         filling.write([row], [boxes], [scores])
-    return filling.report()
+    return filling.finish()
 
 
 @torch.inference_mode()
