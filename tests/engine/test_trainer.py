@@ -175,12 +175,12 @@ def test_each_reason_has_its_name(make):
     assert "diverged at step 8: the total loss had grown from" in stopped(trainer)
 
 
-@pytest.mark.parametrize(("weight", "steps"), [(NAN, 1), (INF, 1), (1e9, MOST_IN_A_ROW + 1)])
-def test_lost_weights_stop_the_run_at_once(make, tmp_path, weight, steps):
+@pytest.mark.parametrize("weight", [NAN, INF, 1e9])
+def test_lost_weights_stop_the_run_at_once(make, tmp_path, weight):
     trainer = make(batches(*["boxes"] * 10))
     nn.init.constant_(trainer.model.linear.weight, weight)
     assert "training diverged at step 0: parameters are " in stopped(trainer)
-    assert len(written(tmp_path)) == steps
+    assert len(written(tmp_path)) == 1
 
 
 def test_an_assertion_on_lost_weights_is_divergence(make):

@@ -177,7 +177,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--json", type=Path, required=True, metavar="FILE")
-    add("--config-file", type=Path, default=CONFIG, metavar="C", help="default: the laptop world's")
+    add("--config-file", default=str(CONFIG), metavar="C", help="default: the laptop world's")
     add("--steps", type=int, metavar="N", help="default: the config's")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS, metavar="P")
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
             cfg = run_config(base, args.output / precision / f"seed{seed}", precision, seed)
             runs.append({"precision": precision, "seed": seed, **finish(cfg)})
             record = {
-                "config_file": args.config_file.name,
+                "config_file": Path(args.config_file).name,
                 "overrides": args.override,
                 "steps": base.train.max_iter,
                 "runs": runs,

@@ -42,7 +42,8 @@ class Fault:
         losses: by name, as text where they are no JSON; none if the forward pass gave none.
         image_ids: of the rank's batch.
         bad_inputs: of its pictures, what they bring that is not finite or no box.
-        bad_weights: of the model, if they tell that the training has diverged.
+        bad_weights: of the model, if they tell that the training has diverged: no later step
+            would be finite either.
     """
 
     iteration: int
@@ -52,11 +53,6 @@ class Fault:
     image_ids: list[int | str]
     bad_inputs: list[str]
     bad_weights: str | None
-
-    @property
-    def weights_lost(self) -> bool:
-        """Whether no later step can be finite either."""
-        return self.bad_weights is not None and "not finite" in self.bad_weights
 
 
 def describe_fault(

@@ -28,7 +28,7 @@ class Trainer(SimpleTrainer):
     Where a loss or the gradient is not finite on any rank, all ranks skip the step: weights,
     buffers and optimizer stay as they were. Iteration and schedule go on, so that a resumed run
     does not meet the batch again. More than ``MOST_IN_A_ROW`` such steps in a row, or weights that
-    are not finite, end the run with FloatingPointError, which names the reason.
+    are not finite or huge, end the run with FloatingPointError, which names the reason.
 
     In float16 gradients are scaled. A step whose scaled gradient overflows is skipped, too, and the
     scale is halved: that is normal, and counted apart, as long as the scale is above 1.
@@ -148,7 +148,7 @@ class Trainer(SimpleTrainer):
             self.skipped_steps.add(faults)
             count = self._counts["skipped_steps"]
             logger.warning(f"Step {self.iter} is skipped, the {count}. so far: {faults[0].what}")
-        if self._steps_in_a_row > MOST_IN_A_ROW or any(x.weights_lost for x in faults):
+        if self._steps_in_a_row > MOST_IN_A_ROW or any(x.bad_weights for x in faults):
             raise FloatingPointError(
                 explain(
                     self._in_a_row,
