@@ -160,7 +160,9 @@ def test_train_setting_of_a_file_that_does_not_exist(line, wrong, right, tmp_pat
 def test_train_settings_are_those_of_the_configs():
     train = LazyConfig.load(str(CONFIGS / "common/train.py")).train
     assert set(train) | {"cudnn_benchmark"} == set(TRAIN_SETTINGS["train"])
-    for section in ("amp", "inference", "ema"):
+    # By default the type of mixed precision is the GPU's best.
+    assert set(train.amp) | {"dtype"} == set(TRAIN_SETTINGS["train.amp"])
+    for section in ("inference", "ema"):
         assert set(train[section]) == set(TRAIN_SETTINGS[f"train.{section}"])
 
 

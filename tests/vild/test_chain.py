@@ -16,6 +16,7 @@ from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.store import StoreError
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
+from gridclip.engine.trainer import Trainer
 from gridclip.evaluation import read_results
 from gridclip.predictor import Predictor
 from gridclip.text import TextEmbeddings
@@ -164,7 +165,7 @@ def test_resumed_training_equals_uninterrupted(chain, step_losses):
         cfg.train.checkpointer.period = 4
         return cfg
 
-    run_step = SimpleTrainer.run_step
+    run_step = Trainer.run_step
 
     def dies_in_step_6(trainer):
         if trainer.iter == 6:
@@ -179,7 +180,7 @@ def test_resumed_training_equals_uninterrupted(chain, step_losses):
         step_losses.clear()
         seed_all_rng(0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SimpleTrainer, "run_step", dies_in_step_6)
+            patch.setattr(Trainer, "run_step", dies_in_step_6)
             with pytest.raises(Killed):
                 do_train(config("cut"))
         seed_all_rng(12345)  # nothing may depend on where the generator stands

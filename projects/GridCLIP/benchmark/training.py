@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gridclip.engine.train import build_optimizer
+from gridclip.engine.trainer import clip_gradients
 
 from .contestants import load_config
 from .inference import median_ratio
@@ -36,6 +37,7 @@ class TrainingStep:
         self.batch = training_batch(model, pictures, cfg.clip.get("windows") or "whole")
         cfg.optimizer.lr = 0.0  # so that all runs are alike and none diverges
         self.optimizer = build_optimizer(cfg, model)
+        self.clip_grad_norm = cfg.train.clip_grad_norm
         self.losses = {}
 
     def __call__(self, clock: StageClock) -> None:
@@ -44,6 +46,8 @@ class TrainingStep:
         with clock.stage("backward"):
             sum(self.losses.values()).backward()
         with clock.stage("optimizer"):
+            if self.clip_grad_norm:
+                clip_gradients(self.optimizer, self.clip_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.losses = {name: loss.detach() for name, loss in self.losses.items()}

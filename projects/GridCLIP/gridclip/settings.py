@@ -106,7 +106,7 @@ def _arguments(target: Any) -> set[str]:
 TRAIN_SETTINGS: dict[str, Collection[str]] = {
     "train": "output_dir init_checkpoint max_iter seed device amp inference ema clip_grad_norm ddp "
     "checkpointer eval_period best_metric log_period pictures cudnn_benchmark".split(),
-    "train.amp": ["enabled"],
+    "train.amp": ["enabled", "dtype"],
     "train.inference": ["dtype", "compile"],
     "train.ema": ["enabled", "decay"],
     "train.ddp": _arguments(DistributedDataParallel),

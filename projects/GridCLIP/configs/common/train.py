@@ -15,6 +15,7 @@ train = dict(
     max_iter=90_000,
     seed=0,
     device="cuda",
+    # In bfloat16 where the GPU computes in it, else in float16; train.amp.dtype chooses.
     amp=dict(enabled=True),
     # For evaluation and Predictor. dtype "bfloat16" or "float16" is automatic mixed precision;
     # "auto" times them on this machine.

@@ -8,13 +8,12 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
+from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gridclip.data import DatasetDescription
@@ -22,7 +21,7 @@ from gridclip.evaluation import OpenVocabularyEvaluator, draw_results, write_res
 from gridclip.modeling import optimize_for_inference
 
 from .checkpoint import GridCLIPCheckpointer
-from .failures import check_device, check_shared_memory, explain_divergence
+from .failures import check_device
 from .precision import Detector, use_configured_precision
 from .prepare import (
     check_same_categories,
@@ -34,6 +33,8 @@ from .prepare import (
 from .process_time import ProcessTimer
 from .resume import ResumableBestCheckpointer, SeedStepHook
 from .schedule import complete_schedule
+from .shared_memory import check_shared_memory
+from .trainer import Trainer
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -72,17 +73,30 @@ def load_weights(cfg: DictConfig, model: Detector, path: str) -> Detector:
 
 def build_trainer(
     cfg: DictConfig, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
-) -> SimpleTrainer:
-    """detectron2's trainer; with ``train.amp.enabled`` the one of automatic mixed precision, in
-    bfloat16 where the GPU computes in it, else in float16 with scaled gradients."""
+) -> Trainer:
+    """The trainer as ``train`` says, in :func:`training_precision`."""
+    precision = training_precision(cfg)
+    logger.info(f"Training in {str(precision).removeprefix('torch.')}")
+    return Trainer(
+        model,
+        loader,
+        optimizer,
+        precision=precision,
+        clip_grad_norm=cfg.train.clip_grad_norm,
+        lr=cfg.optimizer.get("lr"),
+        output_dir=cfg.train.output_dir,
+    )
+
+
+def training_precision(cfg: DictConfig) -> torch.dtype:
+    """float32, or with ``train.amp.enabled`` the type of automatic mixed precision:
+    ``train.amp.dtype``, by default bfloat16 where the GPU computes in it, else float16."""
     if not cfg.train.amp.enabled:
-        return SimpleTrainer(model, loader, optimizer)
+        return torch.float32
+    if (dtype := cfg.train.amp.get("dtype")) is not None:
+        return getattr(torch, dtype)
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = torch.bfloat16 if has_bfloat16 else torch.float16
-    logger.info(f"Automatic mixed precision in {precision}")
-    # bfloat16 has float32's range, so its gradients need no scaling.
-    scaler = torch.amp.GradScaler("cuda", enabled=not has_bfloat16)
-    return AMPTrainer(model, loader, optimizer, grad_scaler=scaler, precision=precision)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def build_evaluator(cfg: DictConfig, names: Sequence[str]) -> DatasetEvaluator:
@@ -193,7 +207,6 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     device_ids = {} if str(cfg.train.device).startswith("cuda") else {"device_ids": None}
     ddp_model = create_ddp_model(model, **device_ids, **cfg.train.ddp)
     trainer = build_trainer(cfg, ddp_model, loader, optimizer)
-    explain_divergence(trainer, cfg.optimizer.get("lr"))
     checkpointer = GridCLIPCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     averaged = average_model(cfg, checkpointer)
     if dry_run:
@@ -204,6 +217,8 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
     resuming = resume and checkpointer.has_checkpoint()
     start_iter = trainer.iter + 1 if resuming else 0
     loader.batch_sampler.start_iter = start_iter
+    if comm.is_main_process():
+        trainer.skipped_steps.forget(start_iter)
     if averaged is not None and not resuming:
         averaged.module.load_state_dict(model.state_dict())
     trainer.train(start_iter, cfg.train.max_iter)
@@ -223,24 +238,25 @@ class BackboneLRFactor:
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimizer; clips the gradient's norm if ``train.clip_grad_norm`` is set."""
+    """The configured optimizer of a model's parameters."""
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None  # a config that holds a model can't be written down
-    if cfg.train.clip_grad_norm:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-        # Before the step and after AMP's unscaling, which GradScaler does before it calls this.
-        def clip_gradients(*_: Any) -> None:
-            clip_grad_norm_(parameters, cfg.train.clip_grad_norm)
-
-        optimizer.register_step_pre_hook(clip_gradients)
     return optimizer
+
+
+class _AverageHook(HookBase):
+    def __init__(self, averaged: AveragedModel, model: nn.Module):
+        self.averaged, self.model = averaged, model
+
+    def after_step(self) -> None:
+        if not self.trainer.skipped:  # a skipped step leaves the average as it was, too
+            self.averaged.update_parameters(self.model)
 
 
 def _build_hooks(
     cfg: DictConfig,
-    trainer: SimpleTrainer,
+    trainer: Trainer,
     checkpointer: GridCLIPCheckpointer,
     averaged: AveragedModel | None,
     evaluator: DatasetEvaluator,
@@ -257,13 +273,13 @@ def _build_hooks(
             weights=train.init_checkpoint,
             iterations=min(trainer.iter + 1, train.max_iter),  # after the last it is one more
             seconds=round(time.monotonic() - start, 1),
-            precision=str(getattr(trainer, "precision", torch.float32)).removeprefix("torch."),
+            precision=str(trainer.precision).removeprefix("torch."),
         )
 
     scheduler = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))
     built = [hooks.IterationTimer(), ProcessTimer(), SeedStepHook(train.seed), scheduler]
     if averaged is not None:
-        built.append(hooks.CallbackHook(after_step=lambda _: averaged.update_parameters(model)))
+        built.append(_AverageHook(averaged, model))
     evaluation = hooks.EvalHook(train.eval_period, evaluate)
     if not comm.is_main_process():
         return [*built, evaluation]
@@ -277,7 +293,7 @@ def _build_hooks(
     ]
 
 
-def _dry_run(cfg: DictConfig, trainer: SimpleTrainer, checkpointer: GridCLIPCheckpointer) -> None:
+def _dry_run(cfg: DictConfig, trainer: Trainer, checkpointer: GridCLIPCheckpointer) -> None:
     instantiate(cfg.lr_multiplier)
     checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     trainer.train(0, 2)

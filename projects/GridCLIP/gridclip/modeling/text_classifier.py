@@ -118,10 +118,12 @@ class TextClassifier(nn.Module):
             classes: (K,) int64, the categories to score; all if None.
 
         Returns:
-            (..., K) logits, or (..., C).
+            (..., K) logits, or (..., C), float32.
         """
-        cosines = F.normalize(embeddings, dim=-1) @ self._weight(classes).to(embeddings.dtype).T
-        return cosines * self.log_scale.exp() + self.bias
+        # Under automatic mixed precision, too: half precision would round logits to tenths.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosines = F.normalize(embeddings.float(), dim=-1) @ self._weight(classes).T
+            return cosines * self.log_scale.exp() + self.bias
 
     def fold(self, projection: nn.Linear, classes: Tensor | None = None) -> "FoldedClassifier":
         """The classifier of ``projection(features)`` as a function of the features.

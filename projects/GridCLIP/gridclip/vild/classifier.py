@@ -16,7 +16,8 @@ class ViLDClassifier(TextClassifier):
     """logits = temperature * cos(region embedding, text embedding of a category or background).
 
     The background vector is learned, the temperature is fixed, and there is no bias (ViLD-text, in
-    ViLD's section 3.3). Novel categories take no part in training.
+    ViLD's section 3.3), so there is one logit more than categories, the last, of the background.
+    Novel categories take no part in training.
     """
 
     def __init__(
@@ -43,19 +44,6 @@ class ViLDClassifier(TextClassifier):
         self.register_buffer("log_scale", torch.tensor(math.log(temperature)), persistent=False)
         self.register_buffer("bias", torch.tensor(0.0), persistent=False)
         self.background = nn.Parameter(0.01 * torch.randn(embed_dim))
-
-    def forward(self, embeddings: Tensor, classes: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            embeddings: (..., D), of any length.
-            classes: (K,) int64, the categories to score; all if None.
-
-        Returns:
-            (..., K + 1) or (..., C + 1) float32 logits, the last of the background.
-        """
-        # A cosine in half precision times 100 is wrong by several tenths.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return super().forward(embeddings.float(), classes)
 
     def training_logits(self, embeddings: Tensor) -> Tensor:
         """The logits (R, C + 1) of embeddings (R, D) in a loss: of novel categories minus infinity.
