@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gridclip.modeling import GridCLIP
 from gridclip.modeling.dense_scores import combine, combine_bound, neighbours
+from gridclip.modeling.products import inner_products
 from gridclip.modeling.text_classifier import FoldedClassifier
 
 
@@ -154,7 +155,9 @@ class DetectorGraph(nn.Module):
         anchors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As ``GridCLIP._decode_level``, of N images and without a threshold."""
-        best = _head_scores(classifier.best(features), quality).squeeze(2)
+        products = inner_products(features, classifier.weight).amax(dim=2, keepdim=True)
+        logits = classifier.logits(products, classifier.norm(features))
+        best = _head_scores(logits, quality).squeeze(2)
         if dense is not None:
             cells, shares = dense.around(anchors)
             best = dense.bound(best, cells, shares)

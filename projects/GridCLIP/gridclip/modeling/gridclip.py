@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.fcos import FCOS
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from gridclip.text import TextEmbeddings
 
 from .assignment import Assignment, TaskAlignedAssignment
-from .candidates import best_locations, best_pairs, location_scores
+from .candidates import best_detections, best_locations, best_pairs, location_scores
 from .dense_scores import DenseMap, DenseScores
 from .federated_loss import federated_classes, sample_classes
 from .image_alignment import ImageAlignment, Maps
@@ -264,8 +263,8 @@ class GridCLIP(FCOS):
                 for x, deltas, quality, anchor in zip(*predictions, anchors, strict=True)
             ]
             boxes, scores, classes = (torch.cat(x) for x in zip(*levels, strict=True))
-            keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)
-            keep = keep[: self.max_detections_per_image]
+            limits = self.test_nms_thresh, self.max_detections_per_image
+            keep = best_detections(boxes, scores, classes, *limits)
             found = Instances(image_size, pred_boxes=Boxes(boxes[keep]))
             found.set("scores", scores[keep])
             found.set("pred_classes", classes[keep])
@@ -344,7 +343,7 @@ class GridCLIP(FCOS):
         places = best_locations(
             classifier, grid_features, quality, self.test_topk_locations, dense, centers
         )
-        scores, _ = location_scores(
+        scores = location_scores(
             classifier, grid_features[places], quality[places], dense, centers[places]
         )
         scores, rows, classes = best_pairs(

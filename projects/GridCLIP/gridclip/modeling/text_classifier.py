@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings
 
-from .products import inner_products
+from .products import inner_products, largest_products
+from .rounded_products import RoundedProducts
 
 
 class TextClassifier(nn.Module):
@@ -165,16 +167,25 @@ class FoldedClassifier:
         # Under automatic mixed precision, too: half precision would round logits to tenths.
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            products = inner_products(features, self.scale * self.weight)
-            return products / self._norm(features) + self.bias
+            return self.logits(inner_products(features, self.weight), self.norm(features))
 
     def best(self, features: Tensor) -> Tensor:
-        """The largest logit of each location: (..., 1)."""
+        """The largest logit of each of the features (R, F): (R,)."""
         # Length, scale (which is positive) and bias do not change which category it is.
-        products = inner_products(features, self.weight).amax(dim=-1, keepdim=True)
-        return products * self.scale / self._norm(features) + self.bias
+        products = largest_products(features, self.weight)
+        return self.logits(products, self.norm(features).squeeze(-1))
 
-    def _norm(self, features: Tensor) -> Tensor:
+    def logits(self, products: Tensor, norm: Tensor) -> Tensor:
+        """Of products with rows of ``weight``, and the length of the embeddings."""
+        return torch.addcmul(self.bias, products, self.scale / norm)
+
+    @cached_property
+    def rounded(self) -> RoundedProducts | None:
+        """Of the weights; None where it would save no time."""
+        return RoundedProducts(self.weight) if RoundedProducts.pays(self.weight) else None
+
+    def norm(self, features: Tensor) -> Tensor:
+        """The length of the embeddings: (..., 1), of features (..., F)."""
         rotated = inner_products(features, self.length)
         return rotated.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
