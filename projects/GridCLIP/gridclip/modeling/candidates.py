@@ -1,4 +1,4 @@
-"""The best (location, category) pairs of a level, without its whole matrix of scores."""
+"""The best (location, category) pairs, without the whole matrix of scores."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from detectron2.layers import batched_nms
 from torch import Tensor
 
 from .dense_scores import DenseMap
+from .products import inner_products
 from .rounded_products import RoundedProducts
 from .text_classifier import FoldedClassifier
 
@@ -15,27 +16,13 @@ _LOOKUP = 200  # a block's products, looked up, take as long as those of so many
 _HALVINGS = 8
 # Detections that are tried first. Of less, torchvision moves boxes apart by category, which rounds.
 _FIRST_TRY = 1024
+_NAMES = {"cpu": 1024, "cuda": 32768}  # scored at a time: on a CPU these scores stay in a cache
 _GROUP = 16  # pairs that are compared at first by their best
 
 
 def head_scores(logits: Tensor, quality: Tensor) -> Tensor:
     """As in detectron2's FCOS: (R, C), of logits (R, C), which are overwritten, and (R, 1)."""
     return logits.sigmoid_().mul_(quality.sigmoid()).sqrt_()
-
-
-def location_scores(
-    classifier: FoldedClassifier,
-    grid_features: Tensor,
-    quality: Tensor,
-    dense: DenseMap | None,
-    centers: Tensor,
-) -> Tensor:
-    """The scores (R, C) that count, those of the head and of the dense map together.
-
-    Args: as of :func:`best_locations`.
-    """
-    head = head_scores(classifier(grid_features), quality)
-    return head if dense is None else dense.combine(head, centers)
 
 
 def best_locations(
@@ -112,32 +99,81 @@ def _bounded_search(
     return rows[measured(best, rows).topk(num_locations).indices]
 
 
-def best_pairs(scores: Tensor, num_pairs: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best entries of a matrix that are above a threshold.
+def best_pairs(
+    classifier: FoldedClassifier,
+    grid_features: Tensor,
+    quality: Tensor,
+    dense: DenseMap | None,
+    centers: Tensor,
+    counts: list[int],
+    num_pairs: int,
+    threshold: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k best (location, category) pairs of each level that are above a threshold.
 
     Args:
-        scores: (L, C).
+        grid_features, quality, dense, centers: as of :func:`best_locations`, of all levels.
+        counts: locations of each level, R in all.
         num_pairs: k, at most.
 
     Returns:
-        scores (K,), descending; rows (K,) int64; columns (K,) int64. Which of several equal entries
-        at the end are kept is not defined.
+        scores (K,), descending in a level; rows (K,) int64; categories (K,) int64. Which of several
+        equal entries at the end are kept is not defined.
     """
-    flat = scores.flatten()
-    length = len(flat) // _GROUP
-    if length > num_pairs:
-        # Choosing from a long list is slow. The best groups have the best pairs.
-        groups = flat[: _GROUP * length].view(_GROUP, length).amax(dim=0).topk(num_pairs).indices
+    norm, num_classes = classifier.norm(grid_features), len(classifier.weight)
+    around = None if dense is None else dense.around(centers)
+    levels = [BestEntries(num_pairs, threshold, norm.device) for _ in counts]
+    size = _NAMES[norm.device.type]
+    for first in range(0, num_classes, size):
+        names = slice(first, first + size)
+        products = inner_products(grid_features, classifier.weight[names])
+        scores = head_scores(classifier.logits(products, norm), quality)
+        if dense is not None and around is not None:
+            scores = dense.combine(scores, around, names)
+        for level, part in zip(levels, scores.split(counts), strict=True):
+            level.add(part, first)
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    rows = torch.cat([x.rows + start for x, start in zip(levels, starts, strict=True)])
+    return torch.cat([x.scores for x in levels]), rows, torch.cat([x.columns for x in levels])
+
+
+class BestEntries:
+    """The k best entries of a matrix that are above a threshold; its columns come in parts.
+
+    Attributes:
+        scores: (K,), descending, so far.
+        rows, columns: (K,) int64.
+    """
+
+    def __init__(self, count: int, threshold: float, device: torch.device):
+        self.count, self.least = count, threshold
+        self.scores = torch.empty(0, device=device)
+        self.rows = self.columns = torch.empty(0, dtype=torch.int64, device=device)
+
+    def add(self, part: Tensor, first: int) -> None:
+        """Columns from ``first`` on."""
+        flat, width = part.flatten(), part.shape[1]
+        places = self._possible(flat)
+        scores = torch.cat([self.scores, flat[places]])
+        rows = torch.cat([self.rows, places // width])
+        columns = torch.cat([self.columns, places % width + first])
+        self.scores, order = scores.topk(min(self.count, len(scores)))
+        self.rows, self.columns = rows[order], columns[order]
+        if len(order) == self.count > 0:
+            self.least = float(self.scores[-1])
+
+    def _possible(self, flat: Tensor) -> Tensor:
+        """Places of entries above the least, the best among them. Choosing from all of a long list
+        is slow: the best groups have the best entries."""
+        length = len(flat) // _GROUP
+        maxima = flat[: _GROUP * length].view(_GROUP, length).amax(dim=0)
+        groups = (maxima > self.least).nonzero().squeeze(1)
+        if len(groups) > self.count:
+            groups = groups[maxima[groups].topk(self.count).indices]
         members = groups + length * torch.arange(_GROUP, device=flat.device)[:, None]
         rest = torch.arange(_GROUP * length, len(flat), device=flat.device)
         places = torch.cat([members.flatten(), rest])
-    else:
-        places = torch.arange(len(flat), device=flat.device)
-    best, order = flat[places].topk(min(num_pairs, len(places)))
-    places = places[order]
-    above = best > threshold
-    best, places = best[above], places[above]
-    return best, places // scores.shape[1], places % scores.shape[1]
+        return places[flat[places] > self.least]
 
 
 def best_detections(

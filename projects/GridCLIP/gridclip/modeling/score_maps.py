@@ -46,7 +46,7 @@ def score_level(
         size: H and W, whose product is R.
     """
     head = head_scores(classifier(grid_features), quality)
-    combined = head if dense is None else dense.combine(head.clone(), centers)
+    combined = head if dense is None else dense.combine(head.clone(), dense.around(centers))
     return LevelScores(
         combined=combined.unflatten(0, size),
         head=head.unflatten(0, size),
