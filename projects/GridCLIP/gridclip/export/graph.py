@@ -109,8 +109,8 @@ class DetectorGraph(nn.Module):
         else:
             words = Words(text_embeddings, competitors, is_novel)
             weight = text_embeddings @ model.head.grid_embedding.weight
-        own = model.classifier
-        classifier = FoldedClassifier(weight, self.length, own.log_scale.exp(), own.bias)
+            weight = weight * model.classifier.log_scale.exp()
+        classifier = FoldedClassifier(weight, self.length, model.classifier.bias)
         dense = self._dense(features["res5"], words)
         decode = self._score_all if self.raw else self._decode
         parts = zip(*model.head(levels), model.anchor_generator(levels), strict=True)
@@ -154,7 +154,7 @@ class DetectorGraph(nn.Module):
         quality: Tensor,
         anchors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``GridCLIP._decode_level``, of N images and without a threshold."""
+        """As ``GridCLIP._candidates``, of a level of N images and without a threshold."""
         products = inner_products(features, classifier.weight).amax(dim=2, keepdim=True)
         logits = classifier.logits(products, classifier.norm(features))
         best = _head_scores(logits, quality).squeeze(2)

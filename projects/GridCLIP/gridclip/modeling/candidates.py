@@ -55,7 +55,9 @@ def best_locations(
         return scores if dense is None else dense.bound(scores, centers[rows])
 
     if classifier.rounded is not None and len(grid_features) >= _MANY * num_locations:
-        return _bounded_search(classifier, classifier.rounded, grid_features, num_locations, measure)
+        return _bounded_search(
+            classifier, classifier.rounded, grid_features, num_locations, measure
+        )
     return measure(classifier.best(grid_features)).topk(num_locations).indices
 
 
@@ -78,10 +80,10 @@ def _bounded_search(
 
     bounds = products.bounds(features)
     best_bounds, blocks = bounds.max(dim=1)
-    rows = torch.arange(len(features), device=features.device)
-    possible = measured(best_bounds, rows)
-    first = possible.topk(num_locations).indices
-    least = measured(products.largest(features[first], blocks[first]), first).min() * (1 - 1e-5)  # as sums round
+    possible = measured(best_bounds, torch.arange(len(features), device=features.device))
+    first = possible.topk(2 * num_locations).indices
+    reached = measured(products.largest(features[first], blocks[first]), first)
+    least = reached.topk(num_locations).values[-1] * (1 - 1e-5)  # less than rounding hides
     rows = (possible >= least).nonzero().squeeze(1)
 
     best = products.largest(features[rows], blocks[rows])

@@ -348,7 +348,9 @@ class GridCLIP(FCOS):
             best_locations(classifier, x.features, x.quality, most, dense, x.centers)
             for x in levels
         ]
-        chosen = [Level(*(x[rows] for x in level)) for level, rows in zip(levels, places, strict=True)]
+        chosen = [
+            Level(*(x[rows] for x in level)) for level, rows in zip(levels, places, strict=True)
+        ]
         features, deltas, quality, anchors, centers = map(torch.cat, zip(*chosen, strict=True))
         scores, rows, classes = best_pairs(
             *(classifier, features, quality, dense, centers, [len(x) for x in places]),

@@ -23,7 +23,7 @@ class RoundedProducts:
     def __init__(self, weight: Tensor):
         """
         Args:
-            weight: (K, F) float32.
+            weight: (K, F) float32, F at least 2: of single numbers ``torch._int_mm`` is wrong.
         """
         self.weight = weight
         count = -(-len(weight) // BLOCK)
@@ -65,14 +65,22 @@ class RoundedProducts:
         slack += _ROUNDING * length * (self._length + self._mean.norm())
         slack += (features @ self._mean)[:, None]
         bounds = features.new_empty(len(features), self._members.shape[1])
-        parts = (x.split(_ROWS) for x in (rounded.to(torch.int8), steps * self._step, slack, bounds))
+        parts = (
+            x.split(_ROWS) for x in (rounded.to(torch.int8), steps * self._step, slack, bounds)
+        )
         for integers, scale, more, out in zip(*parts, strict=True):
             torch.mul(self._best(integers), scale, out=out).add_(more)
         return bounds
 
     def _best(self, integers: Tensor) -> Tensor:
-        products = (torch._int_mm(integers, weights) for weights in self._chunks)
-        return torch.cat([x.unflatten(1, (BLOCK, -1)).amax(dim=1) for x in products], dim=1)
+        """The largest product of a block: (R, B) int32."""
+        space = integers.new_empty(len(integers) * _CHUNK, dtype=torch.int32)
+        best = []
+        for weights in self._chunks:
+            products = space[: len(integers) * weights.shape[1]].view(len(integers), -1)
+            torch._int_mm(integers, weights, out=products)
+            best.append(products.unflatten(1, (BLOCK, -1)).amax(dim=1))
+        return torch.cat(best, dim=1)
 
     def largest(self, features: Tensor, blocks: Tensor) -> Tensor:
         """The largest product of a feature with a block's weights.

@@ -140,8 +140,8 @@ class TextClassifier(nn.Module):
         embed_dim, num_features = weight.shape
         square = torch.linalg.qr(weight).R if embed_dim > num_features else weight
         with torch.autocast(weight.device.type, enabled=False):
-            products = self._weight(classes) @ weight
-        return FoldedClassifier(products, square, self.log_scale.exp(), self.bias)
+            products = self.log_scale.exp() * (self._weight(classes) @ weight)
+        return FoldedClassifier(products, square, self.bias)
 
     def _weight(self, classes: Tensor | None) -> Tensor:
         return self.text_embeddings if classes is None else self.text_embeddings[classes]
@@ -152,14 +152,13 @@ class FoldedClassifier:
     """Cosine logits straight from features; see :meth:`TextClassifier.fold`.
 
     Attributes:
-        weight: (K, F), text embeddings times projection.
+        weight: (K, F), exp(s) times text embeddings times projection.
         length: (F, F) or (D, F), a matrix under which features are as long as their embeddings.
-        scale, bias: scalars.
+        bias: a scalar.
     """
 
     weight: Tensor
     length: Tensor
-    scale: Tensor
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -171,13 +170,13 @@ class FoldedClassifier:
 
     def best(self, features: Tensor) -> Tensor:
         """The largest logit of each of the features (R, F): (R,)."""
-        # Length, scale (which is positive) and bias do not change which category it is.
+        # Length and bias do not change which category it is.
         products = largest_products(features, self.weight)
         return self.logits(products, self.norm(features).squeeze(-1))
 
     def logits(self, products: Tensor, norm: Tensor) -> Tensor:
         """Of products with rows of ``weight``, and the length of the embeddings."""
-        return torch.addcmul(self.bias, products, self.scale / norm)
+        return (products / norm).add_(self.bias)
 
     @cached_property
     def rounded(self) -> RoundedProducts | None:
