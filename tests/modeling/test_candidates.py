@@ -1,22 +1,39 @@
 import pytest
 import torch
-from hypothesis import given
+from detectron2.layers import batched_nms
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridclip.modeling import candidates
-from gridclip.modeling.candidates import best_locations, best_pairs
+from gridclip.modeling.candidates import (
+    BestEntries,
+    best_detections,
+    best_locations,
+    best_pairs,
+)
 from gridclip.modeling.dense_scores import DenseMap
+from gridclip.modeling.rounded_products import RoundedProducts
+from gridclip.modeling.text_classifier import FoldedClassifier
 
 
-class Logits:
-    """A classifier whose features are the logits; counts the locations that it is given."""
+class Bounded(FoldedClassifier):
+    """Whose products are bounded, on any processor and of any number of categories."""
 
-    def __init__(self):
-        self.seen = []
+    @property
+    def rounded(self):
+        return RoundedProducts(self.weight)
 
-    def best(self, x):
-        self.seen.append(len(x))
-        return x.amax(dim=1, keepdim=True)
+
+def of_logits(count):
+    """A classifier whose features are the logits, and a number whose square makes them 1 long."""
+    weight = torch.eye(count, count + 1)
+    length = torch.zeros(1, count + 1)
+    length[0, -1] = 1
+    return FoldedClassifier(weight, length, torch.tensor(0.0))
+
+
+def features_of(logits):
+    return torch.cat([logits, torch.ones(len(logits), 1)], dim=1)
 
 
 def dense_map(classes, weights, seed=0):
@@ -25,10 +42,15 @@ def dense_map(classes, weights, seed=0):
     return DenseMap(p, weights, stride=32)
 
 
+def locate(logits, quality, *arguments):
+    classifier = of_logits(logits.shape[1])
+    return best_locations(classifier, features_of(logits), quality, *arguments)
+
+
 def everything(logits, quality, dense, centers):
     """The score of every pair of location and category."""
     scores = (logits.sigmoid() * quality.sigmoid()).sqrt()
-    return scores if dense is None else dense.combine(scores, centers)
+    return scores if dense is None else dense.combine(scores, dense.around(centers))
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.booleans())
@@ -43,33 +65,54 @@ def test_bound_of_a_location_is_at_least_its_best_pair(seed, classes, novel):
     bound = dense.bound(best, centers)
     scores = everything(logits, quality, dense, centers)
     assert (bound >= scores.amax(dim=1) * (1 - 1e-5)).all()
-    places = best_locations(Logits(), logits, quality, 10, dense, centers)
+    places = locate(logits, quality, 10, dense, centers)
     left_out = torch.ones(50, dtype=torch.bool)
     left_out[places] = False
     assert scores[left_out].max() <= bound[places].min() * (1 + 1e-5)
 
 
+def pairs(logits, quality, dense, centers, num_pairs, threshold=0.0):
+    """The best of one level."""
+    classifier, features = of_logits(logits.shape[1]), features_of(logits)
+    counts = [len(logits)]
+    return best_pairs(classifier, features, quality, dense, centers, counts, num_pairs, threshold)
+
+
 @pytest.mark.parametrize("dense", [None, dense_map(30, torch.full((30,), 0.2))])
-def test_best_pairs_of_the_best_locations_are_those_of_a_plain_search(dense):
-    """Few objects, as in a picture: all other locations say little."""
+@pytest.mark.parametrize("names", [7, 1000])
+def test_best_pairs_of_the_best_locations_are_those_of_a_plain_search(dense, names, monkeypatch):
+    """Few objects, as in a picture: all other locations say little. Names in parts, too."""
+    monkeypatch.setitem(candidates._NAMES, "cpu", names)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 30, generator=generator) - 6
     logits[::20] += 5
     quality, centers = torch.zeros(400, 1), 128 * torch.rand(400, 2, generator=generator)
     scores = everything(logits, quality, dense, centers)
-    places = best_locations(Logits(), logits, quality, 60, dense, centers)
-    found, rows, columns = best_pairs(scores[places], 50, 0.0)
+    places = locate(logits, quality, 60, dense, centers)
+    found, rows, columns = pairs(logits[places], quality[places], dense, centers[places], 50)
     expected = scores.flatten().sort(descending=True).values[:50]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    torch.testing.assert_close(scores[places[rows], columns], found, rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scores[places[rows], columns], found, rtol=1e-6, atol=0)
+
+
+def test_each_level_has_its_own_best_pairs():
+    logits, quality, centers = torch.randn(7, 5), torch.randn(7, 1), torch.zeros(7, 2)
+    classifier, features = of_logits(5), features_of(logits)
+    counts = [4, 0, 3]
+    scores, rows, columns = best_pairs(classifier, features, quality, None, centers, counts, 6, 0.0)
+    plain = everything(logits, quality, None, None)
+    for part, level in ((slice(0, 6), plain[:4]), (slice(6, 12), plain[4:])):
+        best = level.flatten().topk(6).values
+        torch.testing.assert_close(scores[part], best)
+        torch.testing.assert_close(plain[rows[part], columns[part]], best)
 
 
 def test_without_a_dense_map_as_many_locations_as_pairs_hold_the_best_pairs():
     logits, quality = torch.randn(500, 40), torch.randn(500, 1)
     scores = everything(logits, quality, None, None)
-    places = best_locations(Logits(), logits, quality, 100, None, torch.zeros(500, 2))
-    found = best_pairs(scores[places], 100, 0.0)[0]
-    assert torch.equal(found, scores.flatten().sort(descending=True).values[:100])
+    places = locate(logits, quality, 100, None, torch.zeros(500, 2))
+    found = pairs(logits[places], quality[places], None, torch.zeros(100, 2), 100)[0]
+    torch.testing.assert_close(found, scores.flatten().sort(descending=True).values[:100])
 
 
 def test_a_category_that_only_the_dense_map_sees_is_found():
@@ -81,27 +124,86 @@ def test_a_category_that_only_the_dense_map_sees_is_found():
     dense = DenseMap(p, torch.full((20,), 0.5), stride=64)
     centers = torch.full((1000, 2), 10.0)
     centers[700] = 110.0
-    places = best_locations(Logits(), logits, torch.zeros(1000, 1), 300, dense, centers)
+    places = locate(logits, torch.zeros(1000, 1), 300, dense, centers)
     assert 700 in places
-    scores = everything(logits[places], torch.zeros(300, 1), dense, centers[places])
-    found, rows, columns = best_pairs(scores, 100, 0.0)
+    found, rows, columns = pairs(logits[places], torch.zeros(300, 1), dense, centers[places], 100)
     assert (places[rows[0]], columns[0]) == (700, 19)
 
 
-def test_pairs_above_the_threshold_best_first():
-    scores = torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.0, 0.3]])
-    best, rows, columns = best_pairs(scores, 4, 0.2)
-    assert best.tolist() == pytest.approx([0.9, 0.7, 0.3])
-    assert rows.tolist() == [1, 0, 1] and columns.tolist() == [0, 1, 2]
-    assert [len(x) for x in best_pairs(scores, 4, 0.95)] == [0, 0, 0]
-    assert [len(x) for x in best_pairs(scores[:0], 4, 0.0)] == [0, 0, 0]
-    assert len(best_pairs(scores, 99, -1.0)[0]) == 6
-
-
-def test_whole_matrix_is_never_made(monkeypatch):
-    monkeypatch.setitem(candidates.CHUNK, "cpu", 384)
-    classifier = Logits()
-    places = best_locations(
-        classifier, torch.randn(10_000, 3), torch.zeros(10_000, 1), 100, None, torch.zeros(1, 2)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    names=st.integers(1, 200),
+    spread=st.sampled_from([0.0, 0.1, 1.0]),
+    weight=st.sampled_from([None, 0.0, 0.15, 0.9, 1.0]),
+    alike=st.booleans(),
+)
+def test_bounded_search_finds_the_locations_of_a_plain_one(seed, names, spread, weight, alike):
+    """Also where all names or all locations are nearly the same, and where the map alone counts."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(1, 16, generator=generator)
+    matrix = matrix + spread * torch.randn(names, 16, generator=generator)
+    features = torch.randn(60, 16, generator=generator)
+    if alike:
+        features = features[:1] + 1e-3 * features
+    length = torch.eye(16)
+    parts = (5 * matrix, length, torch.tensor(-2.0))
+    quality, centers = torch.randn(60, 1), 140 * torch.rand(60, 2, generator=generator)
+    weights = torch.full((names,), weight or 0.0)
+    if weight == 0.15:
+        weights[::2] = 0.4  # novel
+    dense = None if weight is None else dense_map(names, weights, seed)
+    found = best_locations(Bounded(*parts), features, quality, 10, dense, centers)
+    plain = best_locations(FoldedClassifier(*parts), features, quality, 10, dense, centers)
+    logits = FoldedClassifier(*parts).best(features)
+    measure = (logits.sigmoid() * quality.squeeze(1).sigmoid()).sqrt()
+    measure = measure if dense is None else dense.bound(measure, centers)
+    assert len(set(found.tolist())) == 10
+    # Where two are equal to rounding, either is right.
+    torch.testing.assert_close(
+        measure[found].sort().values, measure[plain].sort().values, rtol=2e-5, atol=0
     )
-    assert classifier.seen == [384] * 26 + [16] and len(places) == 100
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(0, 9),
+    parts=st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    count=st.integers(1, 40),
+    levels=st.sampled_from([3, 1000]),
+)
+def test_best_entries_are_those_of_a_whole_sort(seed, rows, parts, count, levels):
+    """With many equal ones, too."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randint(levels, (rows, sum(parts)), generator=generator) / levels
+    best, first = BestEntries(count, 0.2, matrix.device), 0
+    for part in matrix.split(parts, dim=1):
+        best.add(part, first)
+        first += part.shape[1]
+    expected = matrix[matrix > 0.2].sort(descending=True).values[:count]
+    assert torch.equal(best.scores, expected)
+    assert torch.equal(matrix[best.rows, best.columns], expected)
+    assert len(set(zip(best.rows.tolist(), best.columns.tolist(), strict=True))) == len(expected)
+
+
+def test_pairs_above_the_threshold_best_first():
+    logits, quality = torch.tensor([[0.1, 0.7, 0.2], [0.9, -5.0, 0.3]]), torch.full((2, 1), 50.0)
+    best, rows, columns = pairs(logits, quality, None, torch.zeros(2, 2), 4, 0.75)
+    torch.testing.assert_close(best, torch.tensor([0.9, 0.7, 0.3]).sigmoid().sqrt())
+    assert rows.tolist() == [1, 0, 1] and columns.tolist() == [0, 1, 2]
+    for few in (logits, logits[:0]):
+        found = pairs(few, quality[: len(few)], None, torch.zeros(len(few), 2), 4, 0.95)
+        assert [len(x) for x in found] == [0, 0, 0]
+    assert len(pairs(logits, quality, None, torch.zeros(2, 2), 99, -1.0)[0]) == 6
+
+
+@pytest.mark.parametrize("most", [3, 100, 5000])
+def test_best_detections_are_those_of_suppressing_all(most):
+    generator = torch.Generator().manual_seed(0)
+    corners = 20 * torch.rand(3000, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 30], dim=1)
+    scores, classes = torch.rand(3000, generator=generator), torch.arange(3000) % 4
+    expected = batched_nms(boxes, scores, classes, 0.5)[:most]
+    assert torch.equal(best_detections(boxes, scores, classes, 0.5, most), expected)
+    assert len(best_detections(boxes[:0], scores[:0], classes[:0], 0.5, most)) == 0

@@ -200,12 +200,15 @@ def test_logits_keep_their_precision(gridclip):
     fast = optimize_for_inference(gridclip, dtype=torch.bfloat16)
     assert detect(fast, images((64, 96)))[0].scores.dtype == torch.float32
     weight = F.linear(fast.classifier.text_embeddings, fast.head.grid_embedding.weight.T)
+    weight = fast.classifier.log_scale.exp() * weight
     torch.testing.assert_close(fast._folded[1].weight, weight)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_for_any_size_of_image(gridclip):
+    # Rounding orders equal scores, and suppression would make other detections of that.
+    gridclip.set_limits(nms=1.0)
     fast = optimize_for_inference(gridclip, compile=True)
     graphs = []
     for size in ((256, 384), (384, 256), (320, 512)):

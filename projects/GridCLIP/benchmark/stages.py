@@ -12,8 +12,7 @@ import torch
 from detectron2.modeling.meta_arch import FCOS, GeneralizedRCNN
 from torch import nn
 
-from gridclip.modeling import GridCLIP
-from gridclip.modeling.text_classifier import FoldedClassifier
+from gridclip.modeling import GridCLIP, gridclip
 from gridclip.vild import ViLD
 
 from .contestants import TorchvisionDetector
@@ -120,8 +119,8 @@ def stage_functions(model: nn.Module) -> list[StageFunction]:
                 *common,
                 StageFunction("classifier", model, "_dense_probabilities"),
                 StageFunction("classifier", model.classifier, "fold"),
-                StageFunction("classifier", FoldedClassifier, "__call__"),
-                StageFunction("classifier", FoldedClassifier, "best"),
+                StageFunction("classifier", gridclip, "best_locations"),
+                StageFunction("classifier", gridclip, "best_pairs"),
             ]
         return [*common, StageFunction("classifier", model.head.cls_score, "forward")]
     predictor = model.roi_heads.box_predictor

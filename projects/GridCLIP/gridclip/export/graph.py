@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gridclip.modeling import GridCLIP
 from gridclip.modeling.dense_scores import combine, combine_bound, neighbours
+from gridclip.modeling.products import inner_products
 from gridclip.modeling.text_classifier import FoldedClassifier
 
 
@@ -108,8 +109,8 @@ class DetectorGraph(nn.Module):
         else:
             words = Words(text_embeddings, competitors, is_novel)
             weight = text_embeddings @ model.head.grid_embedding.weight
-        own = model.classifier
-        classifier = FoldedClassifier(weight, self.length, own.log_scale.exp(), own.bias)
+            weight = weight * model.classifier.log_scale.exp()
+        classifier = FoldedClassifier(weight, self.length, model.classifier.bias)
         dense = self._dense(features["res5"], words)
         decode = self._score_all if self.raw else self._decode
         parts = zip(*model.head(levels), model.anchor_generator(levels), strict=True)
@@ -153,8 +154,10 @@ class DetectorGraph(nn.Module):
         quality: Tensor,
         anchors: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``GridCLIP._decode_level``, of N images and without a threshold."""
-        best = _head_scores(classifier.best(features), quality).squeeze(2)
+        """As ``GridCLIP._candidates``, of a level of N images and without a threshold."""
+        products = inner_products(features, classifier.weight).amax(dim=2, keepdim=True)
+        logits = classifier.logits(products, classifier.norm(features))
+        best = _head_scores(logits, quality).squeeze(2)
         if dense is not None:
             cells, shares = dense.around(anchors)
             best = dense.bound(best, cells, shares)

@@ -1,35 +1,28 @@
-"""The best (location, category) pairs of a level, without its whole matrix of scores."""
+"""The best (location, category) pairs, without the whole matrix of scores."""
+
+from collections.abc import Callable
 
 import torch
+from detectron2.layers import batched_nms
 from torch import Tensor
 
 from .dense_scores import DenseMap
+from .products import inner_products
+from .rounded_products import RoundedProducts
 from .text_classifier import FoldedClassifier
 
-# Locations scored at a time, which makes CHUNK x C logits. On a CPU those of LVIS's categories stay
-# in a cache, and those of 21,841 names below 32 MB: glibc maps larger allocations anew each time.
-# On a GPU larger chunks save launches.
-CHUNK = {"cpu": 384, "cuda": 4096}
+_MANY = 4  # times the locations that are chosen: from there on bounds save time
+_LOOKUP = 200  # a block's products, looked up, take as long as those of so many in a matrix
+_HALVINGS = 8
+# Detections that are tried first. Of less, torchvision moves boxes apart by category, which rounds.
+_FIRST_TRY = 1024
+_NAMES = {"cpu": 1024, "cuda": 32768}  # scored at a time: on a CPU these scores stay in a cache
+_GROUP = 16  # pairs that are compared at first by their best
 
 
 def head_scores(logits: Tensor, quality: Tensor) -> Tensor:
-    """As in detectron2's FCOS: (R, C), of logits (R, C) and (R, 1)."""
-    return (logits.sigmoid() * quality.sigmoid()).sqrt()
-
-
-def location_scores(
-    classifier: FoldedClassifier,
-    grid_features: Tensor,
-    quality: Tensor,
-    dense: DenseMap | None,
-    centers: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The scores (R, C) that count, and those of the head alone; they differ by the dense map.
-
-    Args: as of :func:`best_locations`.
-    """
-    head = head_scores(classifier(grid_features), quality)
-    return (head if dense is None else dense.combine(head, centers)), head
+    """As in detectron2's FCOS: (R, C), of logits (R, C), which are overwritten, and (R, 1)."""
+    return logits.sigmoid_().mul_(quality.sigmoid()).sqrt_()
 
 
 def best_locations(
@@ -54,26 +47,153 @@ def best_locations(
     Returns:
         (min(num_locations, R),) int64.
     """
-    chunks = grid_features.split(CHUNK[grid_features.device.type])
-    logits = torch.cat([classifier.best(chunk) for chunk in chunks])
-    scores = head_scores(logits, quality).squeeze(1)
-    if dense is not None:
-        scores = dense.bound(scores, centers)
-    return scores.topk(min(num_locations, len(scores))).indices
+    if len(grid_features) <= num_locations:
+        return torch.arange(len(grid_features), device=grid_features.device)
+
+    def measure(logits: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        scores = head_scores(logits, quality[rows].squeeze(1))
+        return scores if dense is None else dense.bound(scores, centers[rows])
+
+    if classifier.rounded is not None and len(grid_features) >= _MANY * num_locations:
+        return _bounded_search(
+            classifier, classifier.rounded, grid_features, num_locations, measure
+        )
+    return measure(classifier.best(grid_features)).topk(num_locations).indices
 
 
-def best_pairs(scores: Tensor, num_pairs: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best entries of a matrix that are above a threshold.
+def _bounded_search(
+    classifier: FoldedClassifier,
+    products: RoundedProducts,
+    features: Tensor,
+    num_locations: int,
+    measure: Callable[..., Tensor],
+) -> Tensor:
+    """The locations of the largest measures, which grow with a location's best logit.
+
+    Few products are computed exactly: those whose bounds allow a location among the best, and there
+    a better category than the one found.
+    """
+    norm = classifier.norm(features).squeeze(1)
+
+    def measured(best: Tensor, rows: Tensor) -> Tensor:
+        return measure(classifier.logits(best, norm[rows]), rows)
+
+    bounds = products.bounds(features)
+    best_bounds, blocks = bounds.max(dim=1)
+    possible = measured(best_bounds, torch.arange(len(features), device=features.device))
+    first = possible.topk(2 * num_locations).indices
+    reached = measured(products.largest(features[first], blocks[first]), first)
+    least = reached.topk(num_locations).values[-1] * (1 - 1e-5)  # less than rounding hides
+    rows = (possible >= least).nonzero().squeeze(1)
+
+    best = products.largest(features[rows], blocks[rows])
+    needed, enough = best, best_bounds[rows]
+    for _ in range(_HALVINGS):  # the product that a location needs lies between
+        middle = (needed + enough) / 2
+        fails = measured(middle, rows) < least
+        needed, enough = torch.where(fails, middle, needed), torch.where(fails, enough, middle)
+    others = (bounds[rows] > needed[:, None]).scatter_(1, blocks[rows, None], False).nonzero()
+    if len(others) * _LOOKUP > len(rows) * bounds.shape[1]:
+        best = classifier.best(features[rows])
+        return rows[measure(best, rows).topk(num_locations).indices]
+    places, blocks = others.unbind(dim=1)
+    best.scatter_reduce_(0, places, products.largest(features[rows[places]], blocks), "amax")
+    return rows[measured(best, rows).topk(num_locations).indices]
+
+
+def best_pairs(
+    classifier: FoldedClassifier,
+    grid_features: Tensor,
+    quality: Tensor,
+    dense: DenseMap | None,
+    centers: Tensor,
+    counts: list[int],
+    num_pairs: int,
+    threshold: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k best (location, category) pairs of each level that are above a threshold.
 
     Args:
-        scores: (L, C).
+        grid_features, quality, dense, centers: as of :func:`best_locations`, of all levels.
+        counts: locations of each level, R in all.
         num_pairs: k, at most.
 
     Returns:
-        scores (K,), descending; rows (K,) int64; columns (K,) int64. Which of several equal entries
-        at the end are kept is not defined.
+        scores (K,), descending in a level; rows (K,) int64; categories (K,) int64. Which of several
+        equal entries at the end are kept is not defined.
     """
-    best, places = scores.flatten().topk(min(num_pairs, scores.numel()))
-    above = best > threshold
-    best, places = best[above], places[above]
-    return best, places // scores.shape[1], places % scores.shape[1]
+    norm, num_classes = classifier.norm(grid_features), len(classifier.weight)
+    around = None if dense is None else dense.around(centers)
+    levels = [BestEntries(num_pairs, threshold, norm.device) for _ in counts]
+    size = _NAMES[norm.device.type]
+    for first in range(0, num_classes, size):
+        names = slice(first, first + size)
+        products = inner_products(grid_features, classifier.weight[names])
+        scores = head_scores(classifier.logits(products, norm), quality)
+        if dense is not None and around is not None:
+            scores = dense.combine(scores, around, names)
+        for level, part in zip(levels, scores.split(counts), strict=True):
+            level.add(part, first)
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    rows = torch.cat([x.rows + start for x, start in zip(levels, starts, strict=True)])
+    return torch.cat([x.scores for x in levels]), rows, torch.cat([x.columns for x in levels])
+
+
+class BestEntries:
+    """The k best entries of a matrix that are above a threshold; its columns come in parts.
+
+    Attributes:
+        scores: (K,), descending, so far.
+        rows, columns: (K,) int64.
+    """
+
+    def __init__(self, count: int, threshold: float, device: torch.device):
+        self.count, self.least = count, threshold
+        self.scores = torch.empty(0, device=device)
+        self.rows = self.columns = torch.empty(0, dtype=torch.int64, device=device)
+
+    def add(self, part: Tensor, first: int) -> None:
+        """Columns from ``first`` on."""
+        flat, width = part.flatten(), part.shape[1]
+        places = self._possible(flat)
+        scores = torch.cat([self.scores, flat[places]])
+        rows = torch.cat([self.rows, places // width])
+        columns = torch.cat([self.columns, places % width + first])
+        self.scores, order = scores.topk(min(self.count, len(scores)))
+        self.rows, self.columns = rows[order], columns[order]
+        if len(order) == self.count > 0:
+            self.least = float(self.scores[-1])
+
+    def _possible(self, flat: Tensor) -> Tensor:
+        """Places of entries above the least, the best among them. Choosing from all of a long list
+        is slow: the best groups have the best entries."""
+        length = len(flat) // _GROUP
+        maxima = flat[: _GROUP * length].view(_GROUP, length).amax(dim=0)
+        groups = (maxima > self.least).nonzero().squeeze(1)
+        if len(groups) > self.count:
+            groups = groups[maxima[groups].topk(self.count).indices]
+        members = groups + length * torch.arange(_GROUP, device=flat.device)[:, None]
+        rest = torch.arange(_GROUP * length, len(flat), device=flat.device)
+        places = torch.cat([members.flatten(), rest])
+        return places[flat[places] > self.least]
+
+
+def best_detections(
+    boxes: Tensor, scores: Tensor, classes: Tensor, nms_threshold: float, most: int
+) -> Tensor:
+    """The places (K,) int64 of the best that non-maximum suppression in each category leaves.
+
+    Whether it keeps a detection depends on better ones alone, so the best are tried first.
+
+    Args:
+        boxes, scores, classes: (R, 4), (R,) and (R,) int64.
+        most: K, at most.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    count = max(_FIRST_TRY, 3 * most)
+    while True:
+        tried = order[:count]
+        keep = batched_nms(boxes[tried], scores[tried], classes[tried], nms_threshold)
+        if len(keep) >= most or count >= len(order):
+            return tried[keep[:most]]
+        count *= 4

@@ -44,7 +44,10 @@ class DenseScores:
         names = text_embeddings.float()
         if competitors is not None and len(competitors):
             names = torch.cat([names, competitors.float()])
-        p = inner_products(self.scale * unit, names).softmax(dim=-1)
+        p = inner_products(self.scale * unit, names)
+        # A softmax in place: of many names, another map of this size takes longer than its sums.
+        p = p.sub_(p.amax(dim=-1, keepdim=True)).exp_()
+        p = p.div_(p.sum(dim=-1, keepdim=True))
         return p[..., : text_embeddings.shape[0]]
 
     def check(self, is_novel: Tensor) -> None:
@@ -85,17 +88,26 @@ class DenseMap:
 
     def at(self, centers: Tensor, maps: Tensor | None = None) -> Tensor:
         """p (K, C) at ``centers`` (K, 2), x and y in pixels; of other ``maps`` (H, W, ...) too."""
-        maps = self.probabilities if maps is None else maps
-        cells, shares = self._neighbours(centers)
-        return F.embedding_bag(cells, maps.flatten(0, 1), mode="sum", per_sample_weights=shares)
+        return _interpolate(self.probabilities if maps is None else maps, self.around(centers))
 
-    def combine(self, scores: Tensor, centers: Tensor) -> Tensor:
+    def around(self, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """See :func:`neighbours`."""
+        height, width = self.probabilities.shape[:2]
+        return neighbours(centers, height, width, self.stride)
+
+    def combine(
+        self, scores: Tensor, around: tuple[Tensor, Tensor], names: slice = slice(None)
+    ) -> Tensor:
         """
         Args:
-            scores: (K, C), of the head.
-            centers: (K, 2), x and y in pixels.
+            scores: (K, C), of the head; they are overwritten.
+            around: of the K positions, by :meth:`around`.
+            names: the categories of the scores.
         """
-        return combine(scores, self.at(centers), self.weights)
+        # As combine() does: but more matrices of this size would cost more than what is computed.
+        weights = self.weights[names]
+        p = _interpolate(self.probabilities[..., names], around)
+        return scores.pow_(1 - weights).mul_(p.pow_(weights))
 
     def bound(self, scores: Tensor, centers: Tensor) -> Tensor:
         """At least the best of :meth:`combine` at each position, from the best of ``scores`` there.
@@ -105,9 +117,12 @@ class DenseMap:
         """
         return combine_bound(scores, self.at(centers, self._best).squeeze(1), self.weights)
 
-    def _neighbours(self, centers: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = self.probabilities.shape[:2]
-        return neighbours(centers, height, width, self.stride)
+
+def _interpolate(maps: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
+    """(K, C) of maps (H, W, C)."""
+    cells, shares = around
+    maps = maps.flatten(0, 1).contiguous()
+    return F.embedding_bag(cells, maps, mode="sum", per_sample_weights=shares)
 
 
 def combine_bound(scores: Tensor, p: Tensor, weights: Tensor) -> Tensor:

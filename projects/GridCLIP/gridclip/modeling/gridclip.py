@@ -5,12 +5,11 @@ CLIP's space, C categories of the vocabulary, K of them in a batch's loss, V win
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch.fcos import FCOS
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from gridclip.text import TextEmbeddings
 
 from .assignment import Assignment, TaskAlignedAssignment
-from .candidates import best_locations, best_pairs, location_scores
+from .candidates import best_detections, best_locations, best_pairs
 from .dense_scores import DenseMap, DenseScores
 from .federated_loss import federated_classes, sample_classes
 from .image_alignment import ImageAlignment, Maps
@@ -36,6 +35,17 @@ _LIMITS = {
     "nms": "test_nms_thresh",
     "max_detections": "max_detections_per_image",
 }
+
+
+class Level(NamedTuple):
+    """What the head says of a level's R locations in an image: (R, F), (R, 4) and (R, 1); their
+    anchors (R, 4), and the middles of these, (R, 2)."""
+
+    features: Tensor
+    deltas: Tensor
+    quality: Tensor
+    anchors: Tensor
+    centers: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -260,12 +270,12 @@ class GridCLIP(FCOS):
         for i, image_size in enumerate(images.image_sizes):
             dense = self._dense_map(dense_probabilities, i)
             levels = [
-                self._decode_level(classifier, x[i], deltas[i], quality[i], anchor, dense)
+                Level(x[i].float(), deltas[i], quality[i], anchor.tensor, anchor.get_centers())
                 for x, deltas, quality, anchor in zip(*predictions, anchors, strict=True)
             ]
-            boxes, scores, classes = (torch.cat(x) for x in zip(*levels, strict=True))
-            keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)
-            keep = keep[: self.max_detections_per_image]
+            boxes, scores, classes = self._candidates(classifier, levels, dense)
+            limits = self.test_nms_thresh, self.max_detections_per_image
+            keep = best_detections(boxes, scores, classes, *limits)
             found = Instances(image_size, pred_boxes=Boxes(boxes[keep]))
             found.set("scores", scores[keep])
             found.set("pred_classes", classes[keep])
@@ -329,29 +339,24 @@ class GridCLIP(FCOS):
             self._folded = kept if self.keep_folded_classifier else None
         return kept[1]
 
-    def _decode_level(
-        self,
-        classifier: FoldedClassifier,
-        grid_features: Tensor,
-        deltas: Tensor,
-        quality: Tensor,
-        anchors: Boxes,
-        dense: DenseMap | None,
+    def _candidates(
+        self, classifier: FoldedClassifier, levels: list[Level], dense: DenseMap | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (K, 4), scores (K,) and categories (K,) of a level's candidates."""
-        centers = anchors.get_centers()
-        grid_features = grid_features.float()
-        places = best_locations(
-            classifier, grid_features, quality, self.test_topk_locations, dense, centers
-        )
-        scores, _ = location_scores(
-            classifier, grid_features[places], quality[places], dense, centers[places]
-        )
+        """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates."""
+        most = self.test_topk_locations
+        places = [
+            best_locations(classifier, x.features, x.quality, most, dense, x.centers)
+            for x in levels
+        ]
+        chosen = [
+            Level(*(x[rows] for x in level)) for level, rows in zip(levels, places, strict=True)
+        ]
+        features, deltas, quality, anchors, centers = map(torch.cat, zip(*chosen, strict=True))
         scores, rows, classes = best_pairs(
-            scores, self.test_topk_candidates, self.test_score_thresh
+            *(classifier, features, quality, dense, centers, [len(x) for x in places]),
+            *(self.test_topk_candidates, self.test_score_thresh),
         )
-        places = places[rows]
-        boxes = self.box2box_transform.apply_deltas(deltas[places], anchors.tensor[places])
+        boxes = self.box2box_transform.apply_deltas(deltas[rows], anchors[rows])
         return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .candidates import location_scores
+from .candidates import head_scores
 from .dense_scores import DenseMap
 from .text_classifier import FoldedClassifier
 
@@ -45,7 +45,8 @@ def score_level(
         boxes: (R, 4).
         size: H and W, whose product is R.
     """
-    combined, head = location_scores(classifier, grid_features, quality, dense, centers)
+    head = head_scores(classifier(grid_features), quality)
+    combined = head if dense is None else dense.combine(head.clone(), dense.around(centers))
     return LevelScores(
         combined=combined.unflatten(0, size),
         head=head.unflatten(0, size),

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from gridclip.text import TextEmbeddings
 
-from .products import inner_products
+from .products import inner_products, largest_products
+from .rounded_products import RoundedProducts
 
 
 class TextClassifier(nn.Module):
@@ -140,8 +142,8 @@ class TextClassifier(nn.Module):
         embed_dim, num_features = weight.shape
         square = torch.linalg.qr(weight).R if embed_dim > num_features else weight
         with torch.autocast(weight.device.type, enabled=False):
-            products = self._weight(classes) @ weight
-        return FoldedClassifier(products, square, self.log_scale.exp(), self.bias)
+            products = self.log_scale.exp() * (self._weight(classes) @ weight)
+        return FoldedClassifier(products, square, self.bias)
 
     def _weight(self, classes: Tensor | None) -> Tensor:
         return self.text_embeddings if classes is None else self.text_embeddings[classes]
@@ -152,14 +154,13 @@ class FoldedClassifier:
     """Cosine logits straight from features; see :meth:`TextClassifier.fold`.
 
     Attributes:
-        weight: (K, F), text embeddings times projection.
+        weight: (K, F), exp(s) times text embeddings times projection.
         length: (F, F) or (D, F), a matrix under which features are as long as their embeddings.
-        scale, bias: scalars.
+        bias: a scalar.
     """
 
     weight: Tensor
     length: Tensor
-    scale: Tensor
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -167,16 +168,25 @@ class FoldedClassifier:
         # Under automatic mixed precision, too: half precision would round logits to tenths.
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            products = inner_products(features, self.scale * self.weight)
-            return products / self._norm(features) + self.bias
+            return self.logits(inner_products(features, self.weight), self.norm(features))
 
     def best(self, features: Tensor) -> Tensor:
-        """The largest logit of each location: (..., 1)."""
-        # Length, scale (which is positive) and bias do not change which category it is.
-        products = inner_products(features, self.weight).amax(dim=-1, keepdim=True)
-        return products * self.scale / self._norm(features) + self.bias
+        """The largest logit of each of the features (R, F): (R,)."""
+        # Length and bias do not change which category it is.
+        products = largest_products(features, self.weight)
+        return self.logits(products, self.norm(features).squeeze(-1))
 
-    def _norm(self, features: Tensor) -> Tensor:
+    def logits(self, products: Tensor, norm: Tensor) -> Tensor:
+        """Of products with rows of ``weight``, and the length of the embeddings."""
+        return (products / norm).add_(self.bias)
+
+    @cached_property
+    def rounded(self) -> RoundedProducts | None:
+        """Of the weights; None where it would save no time."""
+        return RoundedProducts(self.weight) if RoundedProducts.pays(self.weight) else None
+
+    def norm(self, features: Tensor) -> Tensor:
+        """The length of the embeddings: (..., 1), of features (..., F)."""
         rotated = inner_products(features, self.length)
         return rotated.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
