@@ -51,6 +51,7 @@ class RoundedProducts:
             weight.device.type == "cpu"
             and not torch.is_grad_enabled()
             and len(weight) >= _FEWEST
+            and weight.shape[1] > 1
             and torch.backends.mkldnn.is_available()
             and torch.cpu._is_vnni_supported()
         )
