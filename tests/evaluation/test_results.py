@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import detectron2
 import pytest
@@ -257,3 +258,22 @@ def test_commit_of_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(results_module, "__file__", str(module))
     monkeypatch.setenv("PATH", "")
     assert results_module.git_commit() == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (
+            "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n",
+            "AMD EPYC (family 26, model 2)",
+        ),
+        ("processor : 0\nmodel name : Some ARM\n", "Some ARM"),
+        ("nothing that is known", "unknown CPU"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(cpuinfo, name, monkeypatch):
+    """Trainings differ between them, and virtual machines call them alike."""
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
+    monkeypatch.setattr(results_module.platform, "processor", lambda: "")
+    assert results_module.processor_name("cpu") == name

@@ -156,13 +156,17 @@ def jsonable_config(cfg: Any) -> Any:
 
 
 def processor_name(device: str) -> str:
-    """The model of the GPU or CPU, as its driver or the system calls it."""
+    """The model of the GPU or CPU, as its driver or the system calls it. Virtual machines call all
+    CPUs of a maker alike ("AMD EPYC"), so family and model, by number, are added."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown CPU"
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    if (name := facts.get("model name")) is None:
+        return platform.processor() or "unknown CPU"
+    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    return f"{name} ({', '.join(numbers)})".replace("cpu family", "family") if numbers else name
 
 
 def git_commit() -> str:
