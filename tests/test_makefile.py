@@ -4,7 +4,6 @@ The Makefile runs in a folder of its own. Its .venv has a Python that only write
 asked to do.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,8 @@ INDEX = "https://index.example/cu126"
 PYTHON = """#!/bin/sh
 echo "$*" >> commands
 case "$*" in
-  "-m pip list"*) echo "numpy==2.1.0"; echo "torch==2.9.1+cu126"; echo "torchvision==0.24.1+cu126" ;;
+  "-m pip list"*) for pin in numpy==2.1.0 torch==2.9.1+cu126 torchvision==0.24.1+cu126; do
+    echo "$pin"; done ;;
   *sysconfig*) echo site-packages ;;
   *git+https*) [ ! -e offline ] ;;
   *"-r /dev/stdin"*) cat > "asked-$(wc -l < commands)" ;;
