@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -113,8 +114,9 @@ def slurm(tmp_path):
     def start(script: str, *arguments: str, nodes: int = 2, srun: str = SRUN, **env: str):
         install("srun", srun)
         install("scontrol", SCONTROL)
+        tools = {Path(sys.executable).parent}  # torchrun
         given = {
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(map(str, (programs, *tools, os.environ["PATH"]))),
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "projects/GridCLIP", ROOT / "tests"))),
             "SCONTROL_LOG": str(tmp_path / "scontrol"),
             "SLURM_JOB_ID": str(os.getpid()),
@@ -200,5 +202,5 @@ def test_the_signal_puts_the_job_back_and_the_exit_code_is_passed_on(slurm, tmp_
 def wait_for(happened) -> None:
     deadline = time.monotonic() + 60
     while not happened():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)
