@@ -188,7 +188,7 @@ def _make_world(one: Nodes, size: tuple[int, int]) -> None:
 def _compare_passes(folder: Path, one: Nodes, several: Nodes) -> list[dict]:
     data = ("--json", str(folder / "shapes/shapes_dev_train.json"), "--images")
     options = (*data, str(folder / "shapes"), "--clip", str(CLIP), "--num-workers", "0")
-    # An evaluation and its padding have no part in it: windows are embedded alone, so the batch
+
     # decides nothing but the order of sums. Of one picture, it is the same for all.
     command = {
         "images": (PRECOMPUTE, "images", *options, "--batch-size", "1"),
