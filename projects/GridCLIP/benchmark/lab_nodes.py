@@ -41,7 +41,7 @@ CLIP = ROOT / "projects/GridCLIP/laptop_world/models/shapes_clip.safetensors"
 TRAIN_NET = str(ROOT / "projects/GridCLIP/train_net.py")
 PRECOMPUTE = str(ROOT / "scripts/precompute.py")
 LONGEST = 3600  # seconds of a job: beyond that it hangs
-# Sums in another order: absolute of a loss, and of the weights' change relative to its length.
+# For sums in another order: of a loss, and of the weights relative to how far they have moved.
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-4, 1e-2
 
 
@@ -188,8 +188,6 @@ def _make_world(one: Nodes, size: tuple[int, int]) -> None:
 def _compare_passes(folder: Path, one: Nodes, several: Nodes) -> list[dict]:
     data = ("--json", str(folder / "shapes/shapes_dev_train.json"), "--images")
     options = (*data, str(folder / "shapes"), "--clip", str(CLIP), "--num-workers", "0")
-
-    # decides nothing but the order of sums. Of one picture, it is the same for all.
     command = {
         "images": (PRECOMPUTE, "images", *options, "--batch-size", "1"),
         "regions": (PRECOMPUTE, "regions", *options, "--batch-size", "8")
