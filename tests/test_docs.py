@@ -261,7 +261,7 @@ def test_broken_pages_are_noticed(check, text):
         ("python -m laptop_world.generate --world nether --output D", "invalid choice"),
         (
             "sbatch --nodes 2 scripts/slurm/train.sbatch --config-fle x.py",
-            "--config-file is needed",
+            "unrecognized arguments",
         ),
         ("X=1 python projects/GridCLIP/train_net.py --config-file gone.py", "no config gone.py"),
         (
