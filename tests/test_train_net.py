@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,37 @@ def test_two_ranks_give_one_process_losses(config_file):
             assert mean == pytest.approx(value, abs=1e-4), (step, name)
     a, b = (read_results(output / "results.json") for output in (alone, together))
     assert a["protocol"]["images"] == b["protocol"]["images"] == 12
+
+
+@pytest.mark.slow
+def test_two_machines_by_detectron2s_options(config_file):
+    config, alone = config_file("alone")
+    run("--config-file", config, "--dry-run")
+    config, together = config_file("together")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+    def machine(rank):
+        where = (
+            "--num-machines",
+            "2",
+            "--machine-rank",
+            rank,
+            "--num-gpus",
+            "1",
+            "--dist-url",
+            url,
+        )
+        return run("--config-file", config, "--dry-run", *where)
+
+    with ThreadPoolExecutor() as pool:
+        printed, _ = pool.map(machine, range(2))
+    assert "World size: 2" in printed
+    for whole, *parts in zip(losses(alone), losses(together), losses(together, 1), strict=True):
+        for name, value in whole.items():
+            mean = sum(part[name] for part in parts) / 2
+            assert mean == pytest.approx(value, abs=1e-4), name
 
 
 @pytest.mark.slow

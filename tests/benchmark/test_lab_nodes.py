@@ -94,7 +94,7 @@ def trained(folder, start, end, losses):
 def test_differences_of_trainings(tmp_path):
     one = trained(tmp_path / "one", [0.0, 0.0], [3.0, 4.0], [5.0, 4.0])
     other = trained(tmp_path / "other", [9.0, 9.0], [3.0, 4.5], [5.0, 4.25])
-    assert script._largest_difference_of_losses(one, other) == 0.25
+    assert script._largest_difference_of_losses(one, other) == 0.25 / 4
     assert script._difference_of_weights(one, other) == pytest.approx(0.1)
     shorter = trained(tmp_path / "shorter", [0.0, 0.0], [3.0, 4.0], [5.0])
     with pytest.raises(RuntimeError, match="other losses"):

@@ -272,14 +272,14 @@ def _run(what: str, seconds: dict[str, float], equal: bool, **facts) -> dict:
 
 def _largest_difference_of_losses(one: Path, other: Path) -> float:
     """Between two trainings, over all losses and steps of metrics.json, which has the median of the
-    losses until then."""
+    losses until then; of a loss above 1 the relative one."""
     losses = []
     for folder in (one, other):
         lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
         losses.append({(e["iteration"], k): v for e in lines for k, v in e.items() if "loss" in k})
     if not losses[0] or losses[0].keys() != losses[1].keys():
         raise RuntimeError(f"{one} and {other} have other losses, or of other steps")
-    return max(abs(losses[0][key] - losses[1][key]) for key in losses[0])
+    return max(abs(a - losses[1][key]) / max(1, abs(a)) for key, a in losses[0].items())
 
 
 def _difference_of_weights(one: Path, other: Path) -> float:
@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--nodes", type=int, default=2)
     add("--processes", type=int, default=2, help="of each node")
     add("--pictures", type=int, nargs=2, default=(160, 64), help="to train on, and to evaluate")
-    add("--steps", type=int, default=10)
+    add("--steps", type=int, default=8)
     args = parser.parse_args(argv)
     with TemporaryDirectory() as folder:
         options = (args.nodes, args.processes, tuple(args.pictures), args.steps)
