@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,13 +105,31 @@ def test_two_ranks_give_one_process_losses(config_file):
 
 
 @pytest.mark.slow
+def test_resume_and_eval_only_by_command(config_file):
+    config, output = config_file("run")
+    run("--config-file", config, "train.max_iter=3", "train.checkpointer.period=2")
+    run("--config-file", config, "--resume", "train.max_iter=6")
+    assert len(losses(output)) == 6
+    weights = output / "model_final.pth"
+    printed = run("--config-file", config, "--eval-only", "MODEL.WEIGHTS", weights)
+    assert "AP_novel" in printed
+    assert read_results(output / "results.json")["weights"] == str(weights)
+
+
+@pytest.mark.slow
+def test_dry_run_by_command(config_file):
+    config, output = config_file("run")
+    printed = run("--config-file", config, "--dry-run", "train.max_iter=100000")
+    assert "Dry run: losses" in printed
+    assert not list(output.glob("*.pth")) and len(losses(output)) == 2
+
+
+@pytest.mark.slow
 def test_two_machines_by_detectron2s_options(config_file):
     config, alone = config_file("alone")
     run("--config-file", config, "--dry-run")
     config, together = config_file("together")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"file://{together.parent}/meeting"  # a port might be taken
 
     def machine(rank):
         where = (
@@ -134,26 +151,6 @@ def test_two_machines_by_detectron2s_options(config_file):
         for name, value in whole.items():
             mean = sum(part[name] for part in parts) / 2
             assert mean == pytest.approx(value, abs=1e-4), name
-
-
-@pytest.mark.slow
-def test_resume_and_eval_only_by_command(config_file):
-    config, output = config_file("run")
-    run("--config-file", config, "train.max_iter=3", "train.checkpointer.period=2")
-    run("--config-file", config, "--resume", "train.max_iter=6")
-    assert len(losses(output)) == 6
-    weights = output / "model_final.pth"
-    printed = run("--config-file", config, "--eval-only", "MODEL.WEIGHTS", weights)
-    assert "AP_novel" in printed
-    assert read_results(output / "results.json")["weights"] == str(weights)
-
-
-@pytest.mark.slow
-def test_dry_run_by_command(config_file):
-    config, output = config_file("run")
-    printed = run("--config-file", config, "--dry-run", "train.max_iter=100000")
-    assert "Dry run: losses" in printed
-    assert not list(output.glob("*.pth")) and len(losses(output)) == 2
 
 
 @pytest.mark.slow
