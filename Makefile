@@ -8,8 +8,25 @@ PIP := $(PY) -m pip
 # `make env CONSTRAINTS=/dev/null` takes any version that requirements.txt allows.
 CONSTRAINTS ?= constraints.txt
 
-# Where detectron2 comes from, `index` or `source`; what was chosen last stays chosen.
-DETECTRON2 ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),index)
+# Where torch and torchvision come from: a package index, by the URL that pytorch.org names for a
+# CUDA; empty: the versions of constraints.txt. What was chosen last stays chosen.
+LAST_TORCH_INDEX := $(strip $(shell cat $(VENV)/.torch-index 2>/dev/null))
+TORCH_INDEX ?= $(LAST_TORCH_INDEX)
+ifneq ($(and $(TORCH_INDEX),$(if $(findstring /,$(TORCH_INDEX)),,none)),)
+$(error TORCH_INDEX=$(TORCH_INDEX): give the whole URL, as pytorch.org names it after --index-url)
+endif
+# Then constraints.txt counts without torch and what belongs to its CUDA.
+OF_TORCH := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
+HELD := $(if $(TORCH_INDEX),$(VENV)/.constraints.txt,$(CONSTRAINTS))
+
+# Where detectron2 comes from, `index` or `source`; what was chosen last stays chosen. At first it is
+# the source where its CUDA code can be compiled: a GPU, nvcc and a C++ compiler are there.
+LAST_DETECTRON2 := $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*)))
+ifeq ($(origin DETECTRON2),undefined)
+DETECTRON2 := $(or $(LAST_DETECTRON2),$(shell nvidia-smi -L >/dev/null 2>&1 \
+  && { command -v nvcc || [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; } >/dev/null \
+  && command -v "$${CXX:-c++}" >/dev/null && echo source || echo index))
+endif
 DETECTRON2_COMMIT := a59f05630a8f205756064244bf5beb8661f96180
 DETECTRON2_SOURCE := git+https://github.com/facebookresearch/detectron2.git@$(DETECTRON2_COMMIT)
 ifeq ($(filter index source,$(DETECTRON2)),)
@@ -28,18 +45,19 @@ WORDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check-env test lint demo app demo-photographs photographs reproduce compare-speed
+.PHONY: help env check-env test lint demo app demo-photographs photographs reproduce compare-speed FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Settings: PYTHON=python3.11 (for a new .venv), DETECTRON2=index|source,'
-	@echo '  CONSTRAINTS=/dev/null (untested versions), DETECTRON2_DATASETS=folder,'
+	@echo '  TORCH_INDEX=URL (torch for an older GPU or driver: the index that pytorch.org names for'
+	@echo '  your CUDA), CONSTRAINTS=/dev/null (untested versions), DETECTRON2_DATASETS=folder,'
 	@echo '  WORDS="red star, green fish" (for demo).'
 
 env: $(STAMP) ## install everything into .venv
 
-check-env: env ## print what is installed and which data are there
+check-env: env ## print what is installed, what fits this machine, which data are there
 	$(PY) scripts/check_env.py
 
 test: env ## run all tests, on all cores
@@ -81,12 +99,28 @@ $(PY):
 	or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make env PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 
+# Another index of torch: everything is looked at anew.
+ifneq ($(TORCH_INDEX),$(LAST_TORCH_INDEX))
+$(STAMP): FORCE
+endif
+FORCE:
+
 # The no-deps wheels go through --target, the only way pip takes detectron2's cp310 wheel on another
 # Python. --target neither replaces nor removes, hence the uninstalling first.
 $(STAMP): $(REQUIREMENTS) pyproject.toml Makefile | $(PY)
 	rm -f $(VENV)/.ready-*
+ifneq ($(TORCH_INDEX),$(LAST_TORCH_INDEX))
+	$(PIP) uninstall --yes torch torchvision
+endif
+	echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
 	$(PIP) install --upgrade -c $(CONSTRAINTS) pip 'setuptools<81' wheel
-	$(PIP) install --no-warn-conflicts -c $(CONSTRAINTS) -r requirements.txt -r requirements-dev.txt \
+ifneq ($(TORCH_INDEX),)
+	grep -E '^torch(vision)?[<>=]' requirements.txt | $(PIP) install --index-url '$(TORCH_INDEX)' -r /dev/stdin \
+	  || { echo "$(TORCH_INDEX) has no torch that requirements.txt allows: pytorch.org names the URL for your CUDA" >&2; exit 1; }
+	sed -E '/$(OF_TORCH)/d' $(CONSTRAINTS) > $(HELD)
+	$(PIP) list --format=freeze | grep -E '^torch(vision)?==' >> $(HELD)
+endif
+	$(PIP) install --no-warn-conflicts -c $(HELD) -r requirements.txt -r requirements-dev.txt \
 	  || { echo "If $(CONSTRAINTS) does not fit this platform: make env CONSTRAINTS=/dev/null" >&2; exit 1; }
 	$(PIP) uninstall --yes lvis detectron2 sal-detectron2 trackers
 	grep $(if $(filter source,$(DETECTRON2)),-v '^sal-detectron2',.) requirements-no-deps.txt \
@@ -95,7 +129,8 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml Makefile | $(PY)
 	    --target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    -r /dev/stdin
 ifeq ($(DETECTRON2),source)
-	$(PIP) install --no-build-isolation --no-deps $(DETECTRON2_SOURCE)
+	$(PIP) install --no-build-isolation --no-deps $(DETECTRON2_SOURCE) \
+	  || { echo "detectron2's source could not be fetched or compiled: make env DETECTRON2=index" >&2; exit 1; }
 endif
 	$(PIP) install --no-build-isolation --no-deps -e .
 	touch $@

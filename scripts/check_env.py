@@ -1,7 +1,7 @@
 """Print what GridCLIP needs and what of it is here, with the fix for everything that is not.
 
-Exits with 1 if something required is missing; data sets and CLIP weights only warn. Uses the
-standard library alone, so that it also runs where the installation is broken.
+Exits with 1 if something required is missing. Imports the standard library alone, so that it also
+runs where the installation is broken.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ INSTALL = "make env (if that finds nothing to do, make -B env, which builds .ven
 GET_DATA = "datasets/README.md, or set DETECTRON2_DATASETS"
 GET_WEIGHTS = "fetched at the first use of clip://RN50; offline, copy the file there"
 DATASETS = ("coco/train2017", "coco/val2017", "lvis/lvis_v1_train.json", "lvis/lvis_v1_val.json")
+MODULES = ("torch", "torchvision", "numpy", "lvis", "safetensors")
+MACHINE = {"GPU": "gpus", "driver": "driver", "NCCL": "nccl", "/dev/shm": "shared_memory"}
 # Distributions that bring the same module; two of them overwrite one another's files.
 DISTRIBUTIONS = {
     "clip": ("clip-anytorch", "clip"),
@@ -34,19 +36,16 @@ class Fault(Exception):
     """Raised by a check with its row: the status, what is wrong, and how to fix it."""
 
 
-def load(name: str) -> ModuleType:
-    """Import a module. Whatever its import raises becomes a Fault."""
+def load(name: str, status: str = MISSING) -> ModuleType:
+    """Import a module. Whatever its import raises becomes a Fault of that status."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken binary raises OSError, RuntimeError, AttributeError, ...
-        raise Fault(MISSING, f"{type(error).__name__}: {error}".splitlines()[0], INSTALL) from error
+        raise Fault(status, f"{type(error).__name__}: {error}".splitlines()[0], INSTALL) from error
 
 
 def version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in metadata.distributions(name=distribution)), None)
 
 
 def check_python(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> str:
@@ -64,21 +63,20 @@ def check_module(name: str) -> str:
     return found[0] if found else getattr(module, "__version__", "version unknown")
 
 
-def check_torch() -> str:
-    text, torch = check_module("torch"), load("torch")
-    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    gpus = ", ".join(f"{d.name} {d.total_memory / 2**30:.0f} GiB" for d in devices) or "none"
-    return f"{text}, CUDA {torch.version.cuda}, {torch.get_num_threads()} CPU threads, GPU: {gpus}"
+def check_machine(name: str) -> str:
+    """By a function of gridclip.machine. A CPU is enough, so nothing here is required."""
+    detail, fix = getattr(load("gridclip.machine", WARNING), f"describe_{name}")()
+    if fix:
+        raise Fault(WARNING, detail, fix)
+    return detail
 
 
 def check_detectron2() -> str:
     text = check_module("detectron2")
     text += ", index build" if text.startswith("sal-") else ", source build"
-    try:
-        load("detectron2._C")
-    except Fault:
-        return f"{text}, compiled _C not loaded: no rotated boxes, unused by GridCLIP"
-    return f"{text}, compiled _C loaded"
+    if run(partial(load, "detectron2._C"))[0] == OK:
+        return f"{text}, compiled _C loaded"
+    return f"{text}, compiled _C not loaded: no rotated boxes, unused by GridCLIP"
 
 
 def check_clip() -> str:
@@ -115,21 +113,21 @@ def checks() -> dict[str, Callable[[], str]]:
     data = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
     return {
         "Python": check_python,
-        "torch": check_torch,
-        **{m: partial(check_module, m) for m in ("torchvision", "numpy", "lvis", "safetensors")},
+        **{m: partial(check_module, m) for m in MODULES},
         "OpenCV": partial(check_module, "cv2"),
         "detectron2": check_detectron2,
         "clip": check_clip,
         "gridclip": check_gridclip,
+        **{row: partial(check_machine, name) for row, name in MACHINE.items()},
         **{name: partial(check_path, data / name, GET_DATA) for name in DATASETS},
         "CLIP RN50": partial(check_path, Path("~/.cache/clip/RN50.pt").expanduser(), GET_WEIGHTS),
     }
 
 
-def run(check: Callable[[], str]) -> tuple[str, ...]:
+def run(check: Callable[[], object]) -> tuple[str, ...]:
     """A row: the status, the detail, and the fix or ""."""
     try:
-        return OK, check(), ""
+        return OK, str(check()), ""
     except Fault as fault:
         return fault.args
 

@@ -105,6 +105,8 @@ def command_problems(words: list[str], parse) -> Iterator[str]:
     elif program.endswith("pytest"):
         if not (ROOT / rest[0]).exists():
             yield f"no {rest[0]}"
+    elif program == "sbatch":
+        yield from command_problems(["python", *started_by_slurm(rest)], parse)
     elif program in ("python", "torchrun", "gridclip"):
         if program == "gridclip":
             if rest == ["--help"]:
@@ -120,6 +122,15 @@ def command_problems(words: list[str], parse) -> Iterator[str]:
         yield from argument_problems(args)
     elif program not in OTHERS:
         yield f"what is {program}?"
+
+
+def started_by_slurm(words: list[str]) -> list[str]:
+    """What a batch script among the words runs with the arguments after it."""
+    place = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+    program = re.search(
+        r"(\S+\.py|-m laptop_world\.\w+) .*\"\$@\"", (ROOT / words[place]).read_text()
+    )
+    return [*program[1].split(), *words[place + 1 :]]
 
 
 def argument_problems(args: argparse.Namespace) -> Iterator[str]:
@@ -248,6 +259,10 @@ def test_broken_pages_are_noticed(check, text):
         ("cd x && python scripts/gone.py", "scripts/gone.py: "),
         ("python scripts/compare_speed.py --jsn F.json", "--json"),
         ("python -m laptop_world.generate --world nether --output D", "invalid choice"),
+        (
+            "sbatch --nodes 2 scripts/slurm/train.sbatch --config-fle x.py",
+            "unrecognized arguments",
+        ),
         ("X=1 python projects/GridCLIP/train_net.py --config-file gone.py", "no config gone.py"),
         (
             "python projects/GridCLIP/train_net.py --config-file "

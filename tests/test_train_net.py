@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,35 @@ def test_dry_run_by_command(config_file):
     printed = run("--config-file", config, "--dry-run", "train.max_iter=100000")
     assert "Dry run: losses" in printed
     assert not list(output.glob("*.pth")) and len(losses(output)) == 2
+
+
+@pytest.mark.slow
+def test_two_machines_by_detectron2s_options(config_file):
+    config, alone = config_file("alone")
+    run("--config-file", config, "--dry-run")
+    config, together = config_file("together")
+    url = f"file://{together.parent}/meeting"  # a port might be taken
+
+    def machine(rank):
+        where = (
+            "--num-machines",
+            "2",
+            "--machine-rank",
+            rank,
+            "--num-gpus",
+            "1",
+            "--dist-url",
+            url,
+        )
+        return run("--config-file", config, "--dry-run", *where)
+
+    with ThreadPoolExecutor() as pool:
+        printed, _ = pool.map(machine, range(2))
+    assert "World size: 2" in printed
+    for whole, *parts in zip(losses(alone), losses(together), losses(together, 1), strict=True):
+        for name, value in whole.items():
+            mean = sum(part[name] for part in parts) / 2
+            assert mean == pytest.approx(value, abs=1e-4), name
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import check_env
 from check_env import MISSING, OK, WARNING
+from gridclip import machine
 
 
 def row(name: str) -> tuple[str, str, str]:
@@ -21,13 +21,7 @@ def row(name: str) -> tuple[str, str, str]:
 def distributions(monkeypatch) -> dict[str, str]:
     """Replaces the installed distributions, {name: version}, as check_env sees them."""
     versions: dict[str, str] = {}
-
-    def version(name: str) -> str:
-        if name not in versions:
-            raise metadata.PackageNotFoundError(name)
-        return versions[name]
-
-    monkeypatch.setattr(check_env.metadata, "version", version)
+    monkeypatch.setattr(check_env, "version", versions.get)
     return versions
 
 
@@ -105,6 +99,18 @@ def test_detectron2_row_tells_of_the_compiled_extension(monkeypatch, loaded):
     status, detail, _ = row("detectron2")
     assert status == OK
     assert ("_C loaded" in detail, "_C not loaded" in detail) == (loaded, not loaded)
+
+
+def test_what_does_not_fit_the_machine_only_warns(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "describe_gpus", lambda: ("Tesla V100 is sm_70", "another torch"))
+    assert row("GPU") == (WARNING, "Tesla V100 is sm_70", "another torch")
+    check_env.main([])
+    assert "GPU                      warning  Tesla V100" in capsys.readouterr().out
+
+
+def test_the_machine_is_not_looked_at_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gridclip.machine", None)
+    assert [row(name)[0] for name in check_env.MACHINE] == [WARNING] * 4
 
 
 def test_another_package_named_clip_is_a_fault(other_clip):
@@ -193,5 +199,6 @@ def test_clip_weights(monkeypatch, tmp_path):
 def test_missing_data_and_weights_only_warn(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(check_env, "MACHINE", {})
     check_env.main([])
     assert capsys.readouterr().out.count(WARNING) == 5
