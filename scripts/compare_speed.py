@@ -23,9 +23,9 @@ about the same number of pairs goes to NMS in every detector. The time of NMS de
 800 x 1333, because the cost of proposals does not shrink with the picture.
 
 --peers measures something else: GridCLIP and ViLD beside open-vocabulary detectors of other
-libraries (requirements-peers.txt) on the CPU, in PyTorch and in OpenVINO with 32 and 8 bits, against
-the number of names and the size of the picture. It takes about half an hour; what was measured is
-written after every detector.
+libraries (requirements-peers.txt) on the CPU, in PyTorch and in OpenVINO with 32 and 8 bits,
+against the number of names and the size of the picture. What was measured is written after every
+detector.
 """
 
 import argparse

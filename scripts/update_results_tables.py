@@ -8,6 +8,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from benchmark.peers.tables import peers_table
 from benchmark.tables import (
     first_steps_table,
     model_zoo_table,
@@ -48,6 +49,7 @@ SECTIONS = {
     "own-vocabulary": {"thresholds.json": thresholds_table},
     "speed": {
         "speed_cpu.json": speed_table,
+        "peers_cpu.json": peers_table,
         "teacher_passes_cpu.json": teacher_passes_table,
         "predictor.json": predictor_table,
     },

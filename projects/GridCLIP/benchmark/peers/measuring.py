@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from ..environment import environment
 from ..inference import InferenceRuns
 from ..inputs import random_pictures
 from . import hugging_face, picture, yolo
-from .detect import BFLOAT16, INT8, PYTORCH, Contestant, Detect, Ready, Scene
+from .detect import BFLOAT16, INT8, PYTORCH, Detect, Ready, Scene
 from .ours import GridCLIPForms
 from .plan import Block, Plan, blocks
 from .record import find, ratios

@@ -172,24 +172,31 @@ def _detect(model: nn.Module, picture: Tensor) -> Found:
 
 
 def vild() -> list[Contestant]:
-    text = "1,000 proposals; score above {}; NMS of each name at 0.5, in our faster form; 300 detections"
+    text = (
+        "1,000 proposals; score above {}; NMS of each name at 0.5, in our faster form; 300 "
+        "detections"
+    )
     official, matched = text.format(0), text.format(MATCHED_THRESHOLD)
     return [
-        Contestant("vild", "ViLD R50", official, partial(ViLDForms, 0.0), (PYTORCH,)),
+        Contestant("vild", "ViLD R50", official, partial(_prepare_vild, 0.0), (PYTORCH,)),
         Contestant(
-            "vild_matched", "ViLD R50, matched", matched, partial(ViLDForms, MATCHED_THRESHOLD)
+            "vild_matched", "ViLD R50, matched", matched, partial(_prepare_vild, MATCHED_THRESHOLD)
         ),
     ]
+
+
+def _prepare_vild(threshold: float, scene: Scene) -> "ViLDForms":
+    model = _build(VILD, scene.names, scene.pictures)
+    model.set_limits(threshold=threshold)
+    return ViLDForms(model, scene)
 
 
 class ViLDForms:
     """See ``Ready``. In OpenVINO trunk, FPN and the RPN's head are one graph and the second stage's
     head on the pooled regions another. Proposals, RoIAlign and post-processing stay in PyTorch."""
 
-    def __init__(self, threshold: float, scene: Scene):
+    def __init__(self, model: ViLD, scene: Scene):
         self.scene = scene
-        model = _build(VILD, scene.names, scene.pictures)
-        model.set_limits(threshold=threshold)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.gmac = count_arithmetic(model, {"image": scene.pictures[0]})["gmac"]
         self.fast: ViLD = optimize_for_inference(model)

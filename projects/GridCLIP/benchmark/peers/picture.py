@@ -17,7 +17,7 @@ _LINES = {PYTORCH: ("-", "PyTorch fp32"), INT8: ("--", "OpenVINO int8")}
 def draw(record: dict, path: Path) -> None:
     """Write a PNG; of the detectors that were measured at several numbers of names or sizes."""
     setup = record["setup"]
-    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.5, 5), layout="constrained")
     names, sizes = figure.subplots(1, 2, sharey=True)
     by_names = curves(record, "names")
     by_side = curves(record, "size")

@@ -1,7 +1,5 @@
 """What follows from the record of a comparison: single figures and ratios."""
 
-from typing import Any
-
 from ..inference import median_ratio
 from .detect import INT8, PYTORCH
 from .ours import TRUNK
@@ -13,15 +11,11 @@ def find(record: dict, detector: str, form: str, where: dict) -> dict | None:
     Args:
         where: has the "size" and the number of "names".
     """
+    wanted = {"detector": detector, "form": form, "size": where["size"], "names": where["names"]}
     for entry in record["latency"]:
-        same = all(entry[key] == list_or_number(where[key]) for key in ("size", "names"))
-        if same and entry["detector"] == detector and entry["form"] == form:
+        if all(entry[key] == value for key, value in wanted.items()):
             return entry
     return None
-
-
-def list_or_number(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def ratios(record: dict) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -33,7 +34,7 @@ def yoloe(scale: str) -> Contestant:
     return Contestant(key, title, POST_PROCESSING, partial(_prepare, yoloe_network, scale))
 
 
-def _prepare(build, scale: str, scene: Scene) -> NetworkForms:
+def _prepare(build: Callable[[str, Scene], Network], scale: str, scene: Scene) -> NetworkForms:
     return NetworkForms(build(scale, scene), scene)
 
 
