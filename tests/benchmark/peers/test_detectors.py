@@ -16,8 +16,8 @@ from benchmark.peers.ours import GridCLIPForms, GridCLIPSource, ViLDForms
 NAMES = 9
 # By name: what builds it, its library, and the side of a picture.
 PEERS = {
-    "yolo_world": (partial(yolo.yolo_world_network, "s"), "ultralytics", 64),
-    "yoloe": (partial(yolo.yoloe_network, "s"), "ultralytics", 64),
+    "yolo_world": (partial(yolo.yolo_world_network, "s"), "ultralytics", 128),
+    "yoloe": (partial(yolo.yoloe_network, "s"), "ultralytics", 128),
     "owlvit": (hugging_face.owlvit_network, "transformers", 64),
     "owlv2": (hugging_face.owlv2_network, "transformers", 64),
     "omdet_turbo": (hugging_face.omdet_network, "transformers", 224),
@@ -75,8 +75,9 @@ def test_openvino_finds_the_same(name, opened):
     graph = Compiled(to_openvino(network.module, x))
     with torch.no_grad():
         expected, found = network.module(x), graph(x)
-    if isinstance(expected, torch.Tensor):  # YOLO's: boxes in pixels, and scores
-        torch.testing.assert_close(found[0][:, :4], expected[:, :4], rtol=1e-3, atol=1e-2)
+    if isinstance(expected, torch.Tensor):  # YOLO's: boxes in pixels, and very small scores
+        boxes = found[0][:, :4] / 128, expected[:, :4] / 128
+        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
         torch.testing.assert_close(found[0][:, 4:], expected[:, 4:], rtol=1e-3, atol=1e-6)
         return
     torch.testing.assert_close(found[0].sigmoid(), expected[0].sigmoid(), rtol=0, atol=1e-3)
@@ -96,7 +97,7 @@ def test_eight_bits(opened):
 def test_as_many_of_yolos_pairs_pass_as_of_others(opened, monkeypatch):
     pytest.importorskip("ultralytics")
     monkeypatch.setattr(yolo, "SURVIVORS", 40)
-    scene = scene_of(64, 64)
+    scene = scene_of(128, 128)
     for build in (yolo.yolo_world_network, yolo.yoloe_network):
         module = build("s", scene).module
         with torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..random_weights import SURVIVORS, calibrate_norms
@@ -41,9 +42,25 @@ def _prepare(build: Callable[[str, Scene], Network], scale: str, scene: Scene) -
 def yolo_world_network(scale: str, scene: Scene) -> Network:
     """Text guides the neck, so the embeddings are constants of the network."""
     model = _tasks().WorldModel(f"yolov8{scale}-worldv2.yaml", verbose=False).eval()
-    model.txt_feats = unit_vectors(scene.names, TEXT)[None]
-    model.model[-1].nc = scene.names
+    words = unit_vectors(scene.names, TEXT)
+    model.txt_feats = words[None]
+    last = model.model[-1]
+    last.nc = scene.names
+    last.cv4 = nn.ModuleList(WordsAsWeights(head, words) for head in last.cv4)
     return _network(model, scene)
+
+
+class WordsAsWeights(nn.Module):
+    """A contrastive head of YOLO-World's as a convolution, whose weights are the words. ultralytics
+    has a product of matrices here, and OpenVINO fails to compile that in eight bits."""
+
+    def __init__(self, head: nn.Module, words: Tensor):
+        super().__init__()
+        self.norm, self.bias, self.logit_scale = head.norm, head.bias, head.logit_scale
+        self.words = nn.Buffer(F.normalize(words, dim=1)[:, :, None, None])
+
+    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+        return F.conv2d(self.norm(x), self.words) * self.logit_scale.exp() + self.bias
 
 
 def yoloe_network(scale: str, scene: Scene) -> Network:
