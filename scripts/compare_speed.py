@@ -4,6 +4,7 @@
     python scripts/compare_speed.py --json speed.json
     python scripts/compare_speed.py --quick --json speed.json
     python scripts/compare_speed.py --config-file A.py B.py --weights A.pth B.pth --json speed.json
+    python scripts/compare_speed.py --peers --json peers_cpu.json
 
 By default GridCLIP R50 is compared with ViLD, ViLD-ensemble, detectron2's FCOS (closed-set, with
 GridCLIP's backbone, towers and number of categories), detectron2's LVIS Faster R-CNN R50 and
@@ -20,6 +21,11 @@ about the same number of pairs goes to NMS in every detector. The time of NMS de
 
 --quick takes small pictures and few runs, minutes on two cores. Its ratios differ from those at
 800 x 1333, because the cost of proposals does not shrink with the picture.
+
+--peers measures something else: GridCLIP and ViLD beside open-vocabulary detectors of other
+libraries (requirements-peers.txt) on the CPU, in PyTorch and in OpenVINO with 32 and 8 bits,
+against the number of names and the size of the picture. What was measured is written after every
+detector.
 """
 
 import argparse
@@ -29,6 +35,7 @@ import torch
 
 from benchmark import report
 from benchmark.comparison import Settings, compare
+from benchmark.peers import measuring, plan, tables
 from gridclip.files import write_json
 
 
@@ -52,6 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", help="use torch.compile in inference")
     add("--threads", type=int, metavar="N", help="threads of PyTorch's operators")
     add("--quick", action="store_true", help="small pictures, few runs, fewer detectors")
+    add("--peers", action="store_true", help="beside detectors of other libraries, on the CPU")
     add(
         "--json",
         type=Path,
@@ -67,6 +75,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--config-file: give at least two, of different names")
     if args.weights and len(args.weights) != len(configs):
         parser.error("--weights: give one for each of --config-file")
+    others = (configs, args.image_dir, args.size, args.compile, args.batch_size != 1)
+    if args.peers and (any(others) or args.dtype != "float32"):
+        parser.error("--peers takes --quick, --runs, --threads and --json alone")
     args.size = args.size or ((256, 416) if args.quick else (800, 1333))
     args.runs = args.runs or (2 if args.quick else 10)
     return args
@@ -76,6 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.peers:
+        compare_peers(args)
+        return
     settings = Settings(
         configs=args.config_file,
         weights=args.weights,
@@ -94,6 +108,14 @@ def main(argv: list[str] | None = None) -> None:
     report.draw(record, picture)
     print(report.tables(record))
     print(f"\n{args.json}, {picture}")
+
+
+def compare_peers(args: argparse.Namespace) -> None:
+    chosen = plan.quick_plan(args.runs) if args.quick else plan.whole_plan(args.runs)
+    record = measuring.compare(chosen, args.json)
+    parts = tables.latency_table(record), tables.ratio_table(record), tables.not_run_text(record)
+    print("\n\n".join(filter(None, parts)))
+    print(f"\n{args.json}, {args.json.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

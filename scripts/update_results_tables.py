@@ -8,6 +8,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from benchmark.peers.tables import peers_table
 from benchmark.tables import (
     first_steps_table,
     int8_table,
@@ -49,6 +50,7 @@ SECTIONS = {
     "own-vocabulary": {"thresholds.json": thresholds_table},
     "speed": {
         "speed_cpu.json": speed_table,
+        "peers_cpu.json": peers_table,
         "teacher_passes_cpu.json": teacher_passes_table,
         "predictor.json": predictor_table,
     },
