@@ -10,9 +10,9 @@ resident set in the end.
 **start**: what one rank does between its imports and the first batch, for LVIS train. "before" is
 what this project did until it had a description of data sets: detectron2's loader reads the file
 twice, once for the teacher's embeddings and once for the training, and its records, with polygons,
-are kept in pickled form. "after" is the project now.
+are kept in pickled form. "after" is the project now, without the teacher's pass.
 
-**evaluation_tail**: what follows the last picture, for LVIS val and two processes, as rank 0 has it:
+**evaluation_tail**: what follows the last picture, for LVIS val and two processes, on rank 0:
 gathering, writing, and LVIS's metrics by FastLVISEval. "before" is the way of detectron2's
 LVISEvaluator, which this project had, too: a dictionary for each detection, all of them in a .pth
 file, and a JSON file that is one string first. "after" is the project now.
@@ -59,11 +59,15 @@ from gridclip.files import write_json
 
 from .environment import environment
 from .lvis_evaluation import peak_kib
-from .lvis_job import HEIGHT, WIDTH, random_detections, write_file
+from .lvis_job import DETECTIONS, HEIGHT, WIDTH, random_detections, write_file
 from .memory import resident_bytes
 
 LVIS_TRAIN, LVIS_VAL = 100_170, 19_809  # images
 RANKS = 2
+DETECTION = np.dtype(
+    [("image", np.int32), ("label", np.int32), ("box", np.float32, 4), ("score", np.float32)]
+)
+FIGURES = "seconds", "processor_seconds", "peak_mib", "resident_mib"
 CONFIG = Path(__file__).parents[1] / "configs/lvis/gridclip_r50_ov_1x.py"
 
 
@@ -100,15 +104,27 @@ def start_after(file: Path, images: Path) -> Any:
 def measure_start(measured: Callable, file: Path, images: Path, record: Path) -> None:
     """In a process of its own: run it, and write seconds and memory to ``record``."""
     gc.collect()
-    before, started = resident_bytes(), time.perf_counter()
+    before, clock = resident_bytes(), Clock()
     kept = measured(file, images)
-    seconds = time.perf_counter() - started
+    seconds = clock.read()
     gc.collect()
     resident = resident_bytes() - before
     peak = peak_kib() * 1024 - before
     del kept
     memory = {"peak_mib": round(peak / 2**20), "resident_mib": round(resident / 2**20)}
-    write_json(record, {"seconds": round(seconds, 1), **memory})
+    write_json(record, {**seconds, **memory})
+
+
+class Clock:
+    """Seconds since it was made, by the clock on the wall and of this process's processor."""
+
+    def __init__(self):
+        self._started = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        wall, processor = self._started
+        now = time.perf_counter() - wall, time.process_time() - processor
+        return {"seconds": round(now[0], 1), "processor_seconds": round(now[1], 1)}
 
 
 class TailBefore:
@@ -150,42 +166,57 @@ class TailAfter:
         return self.evaluator.evaluate().get("bbox", {})
 
 
-def detector_outputs(file: Path, rank: int) -> Iterator[tuple[int, Instances]]:
-    """Image ids and random detections of a rank's share of the images."""
+def write_detections(file: Path, output: Path) -> None:
+    """Write random detections of all images, 300 of each, as rows of ``DETECTION``."""
     ground_truth = LVIS(str(file))
-    for image_id in sorted(ground_truth.imgs)[rank::RANKS]:
-        negatives = ground_truth.imgs[image_id]["neg_category_ids"]
-        rng = np.random.default_rng(image_id)
-        labels, boxes, scores = random_detections(
-            rng, ground_truth.img_ann_map[image_id], negatives
-        )
-        best = np.argsort(-scores, kind="stable")[:300]
-        corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])[best]
-        yield (
-            image_id,
-            Instances(
-                (HEIGHT, WIDTH),
-                pred_boxes=Boxes(torch.from_numpy(corners).float()),
-                scores=torch.from_numpy(scores[best]).float(),
-                pred_classes=torch.from_numpy(labels[best] - 1),
-            ),
-        )
+    with open(output, "wb") as opened:
+        for image_id in sorted(ground_truth.imgs):
+            rng = np.random.default_rng(image_id)
+            annotations = ground_truth.img_ann_map[image_id]
+            negatives = ground_truth.imgs[image_id]["neg_category_ids"]
+            labels, boxes, scores = random_detections(rng, annotations, negatives)
+            rows = np.empty(len(scores), dtype=DETECTION)
+            rows["image"], rows["label"], rows["box"], rows["score"] = (
+                image_id,
+                labels,
+                boxes,
+                scores,
+            )
+            rows[np.argsort(-scores, kind="stable")][:DETECTIONS].tofile(opened)
 
 
-def measure_tail(measured: type, file: Path, folder: Path, rank: int, record: Path) -> None:
+def read_outputs(detections: Path, images: int, rank: int) -> Iterator[tuple[int, Instances]]:
+    """Image ids and a detector's outputs, of a rank's share of the images."""
+    size = DETECTIONS * DETECTION.itemsize
+    for index in range(images)[rank::RANKS]:
+        rows = np.fromfile(detections, DETECTION, DETECTIONS, offset=index * size)
+        corners = np.hstack([rows["box"][:, :2], rows["box"][:, :2] + rows["box"][:, 2:]])
+        instances = Instances(
+            (HEIGHT, WIDTH),
+            pred_boxes=Boxes(torch.from_numpy(corners)),
+            scores=torch.from_numpy(rows["score"].copy()),
+            pred_classes=torch.from_numpy(rows["label"].astype(np.int64) - 1),
+        )
+        yield int(rows["image"][0]), instances
+
+
+def measure_tail(
+    measured: type, file: Path, images: int, folder: Path, rank: int, record: Path
+) -> None:
     """In a process of its own: one rank of an evaluation. Rank 0 writes ``record``."""
     dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=RANKS)
-    tail = measured(file, folder)
     before = resident_bytes()
-    for output in detector_outputs(file, rank):
+    tail = measured(file, folder)
+    for output in read_outputs(file.with_name("detections"), images, rank):
         tail.process(*output)
     dist.barrier()
-    started = time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    clock = Clock()
     metrics = tail.evaluate()
-    seconds = time.perf_counter() - started
+    seconds = clock.read()
     if rank == 0:
         peak = round((peak_kib() * 1024 - before) / 2**20)
-        write_json(record, {"seconds": round(seconds, 1), "peak_mib": peak, "AP": metrics["AP"]})
+        write_json(record, {**seconds, "peak_mib": peak, "AP": metrics["AP"]})
     dist.destroy_process_group()
 
 
@@ -218,13 +249,13 @@ def measure(images: int, val_images: int, parts: Sequence[str], seed: int = 0) -
         if "evaluation_tail" in parts:
             file = folder / "val.json"
             write_file(file, val_images, seed + 1)
+            run_processes(write_detections, [(file, folder / "detections")])
             tail = record["evaluation_tail"] = {"images": val_images, "ranks": RANKS}
             for key, measured in (("before", TailBefore), ("after", TailAfter)):
                 output = folder / key
                 output.mkdir()
-                run_processes(
-                    measure_tail, [(measured, file, output, r, written) for r in range(RANKS)]
-                )
+                job = measured, file, val_images, output
+                run_processes(measure_tail, [(*job, rank, written) for rank in range(RANKS)])
                 tail[key] = json.loads(written.read_text())
     return record
 
@@ -250,12 +281,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     record = measure(args.images, args.val_images, [args.only] if args.only else parts)
     rows = [
-        [part, key, *(values[key].get(f) for f in ("seconds", "peak_mib", "resident_mib"))]
+        [part, key, *(values[key].get(figure) for figure in FIGURES)]
         for part, values in record.items()
         for key in ("before", "after")
     ]
-    headers = ("part", "", "seconds", "peak, MiB", "resident, MiB")
-    print(tabulate(rows, headers, floatfmt=".1f"))
+    print(tabulate(rows, ("part", "", *FIGURES), floatfmt=".1f"))
     if args.json:
         kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
         setup = environment("cpu")

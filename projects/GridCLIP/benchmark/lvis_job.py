@@ -83,6 +83,8 @@ def write_file(path: Path, num_images: int, seed: int) -> None:
             made = make_dataset(min(1000, num_images - first), seed + part)
             rng = np.random.default_rng([seed, part])
             for annotation in made["annotations"]:
+                x, y, w, h = annotation["bbox"]
+                annotation["bbox"] = [x, y, min(w, WIDTH - x), min(h, HEIGHT - y)]
                 annotation["id"] += boxes
                 annotation["image_id"] += first
                 annotation["segmentation"] = [_random_polygon(rng, annotation["bbox"])]

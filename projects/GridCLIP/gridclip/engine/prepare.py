@@ -174,7 +174,7 @@ def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
     if store_path is None:
         return
     clip = cfg.clip
-    records = all_records(data)
+    records = all_records(data, boxes=False)
     if OmegaConf.select(cfg, "clip.proposals") is None:
         regions: Regions = Windows(clip.windows)
     else:
