@@ -83,8 +83,7 @@ def write_file(path: Path, num_images: int, seed: int) -> None:
             made = make_dataset(min(1000, num_images - first), seed + part)
             rng = np.random.default_rng([seed, part])
             for annotation in made["annotations"]:
-                x, y, w, h = annotation["bbox"]
-                annotation["bbox"] = [x, y, min(w, WIDTH - x), min(h, HEIGHT - y)]
+                annotation["bbox"] = _inside(*annotation["bbox"])
                 annotation["id"] += boxes
                 annotation["image_id"] += first
                 annotation["segmentation"] = [_random_polygon(rng, annotation["bbox"])]
@@ -96,6 +95,12 @@ def write_file(path: Path, num_images: int, seed: int) -> None:
                 images.append({**image, "coco_url": f"http://images.cocodataset.org/{name}"})
         end = encode({"images": images, "categories": made["categories"]})
         file.write(b"], " + end[1:])
+
+
+def _inside(x: float, y: float, width: float, height: float) -> list[float]:
+    """The box, or what is in the picture of one that reaches out, 1 pixel at least."""
+    x, y = min(x, WIDTH - 1), min(y, HEIGHT - 1)
+    return [x, y, min(width, WIDTH - x), min(height, HEIGHT - y)]
 
 
 def _random_polygon(rng: np.random.Generator, box: Sequence[float]) -> list[float]:

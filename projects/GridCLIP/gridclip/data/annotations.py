@@ -284,7 +284,7 @@ def _surely_good(boxes: list, pictures: Sequence[Picture], images: list[int]) ->
     low, size = corners[:, :2], corners[:, 2:]
     pixels = np.array([(p.width, p.height) for p in pictures], dtype=np.float64)[images]
     inside = (low < pixels) & (low + size > 0) & (low > -_HUGE)
-    return (inside & (size > 0) & (size < _HUGE)).all(axis=1)
+    return np.all(inside & (size > 0) & (size < _HUGE), axis=1)
 
 
 def _class_lists(
