@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gridclip.files import replacing
 
-_ROWS_AT_ONCE = 100_000
+_ROWS_AT_ONCE = 1_000  # with more, the garbage collector looks through their lists again and again
 
 
 class Detection(msgspec.Struct, gc=False):
