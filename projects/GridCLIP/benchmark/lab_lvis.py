@@ -52,6 +52,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from gridclip.data import open_dataset
+from gridclip.distributed import leave_process_group
 from gridclip.engine.prepare import open_data
 from gridclip.evaluation import OpenVocabularyEvaluator
 from gridclip.evaluation.detections import Detections
@@ -218,7 +219,7 @@ def measure_tail(
     if rank == 0:
         peak = round((peak_kib() * 1024 - before) / 2**20)
         write_json(record, {**seconds, "peak_mib": peak, "AP": metrics["AP"]})
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def run_processes(target: Callable, arguments: Sequence[tuple]) -> None:
