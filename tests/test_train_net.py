@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 import train_net
+from gridclip.distributed import LONGEST_WAIT
 from gridclip.evaluation import read_results
 from gridclip.modeling import GridCLIP
 from gridclip.modeling.products import inner_products
@@ -102,6 +104,33 @@ def test_two_ranks_give_one_process_losses(config_file):
             assert mean == pytest.approx(value, abs=1e-4), (step, name)
     a, b = (read_results(output / "results.json") for output in (alone, together))
     assert a["protocol"]["images"] == b["protocol"]["images"] == 12
+
+
+def test_processes_wait_longer_than_an_evaluation_takes(monkeypatch):
+    """By torch's limit for NCCL, ten minutes, the others would stop while rank 0 evaluates."""
+    waits = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("detectron2.utils.comm.create_local_process_group", lambda _: None)
+    for name, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_WORLD_SIZE=1, MASTER_PORT=0).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+
+    def main(_):
+        backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+        waits["torchrun"] = backend.options._timeout
+
+    monkeypatch.setattr(train_net, "main", main)
+    train_net.main_under_torchrun(None)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "x", "--num-gpus", "8"])
+
+    def launch(*_, timeout, **__):
+        waits["launch"] = timeout
+
+    monkeypatch.setattr("detectron2.engine.launch", launch)
+    runpy.run_path(str(TRAIN_NET), run_name="__main__")
+    assert waits == dict(torchrun=LONGEST_WAIT, launch=LONGEST_WAIT)
+    assert LONGEST_WAIT.total_seconds() >= 3600
 
 
 @pytest.mark.slow

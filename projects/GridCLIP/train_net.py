@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 import gridclip
-from gridclip.distributed import leave_process_group
+from gridclip.distributed import LONGEST_WAIT, leave_process_group
 from gridclip.engine import do_eval_only, do_train
 from gridclip.settings import load_config
 
@@ -90,7 +90,8 @@ def main(args: argparse.Namespace) -> None:
 def main_under_torchrun(args: argparse.Namespace) -> None:
     """Join the process group that torchrun describes in the environment."""
     on_gpu = torch.cuda.is_available()
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    # torch's own limit for NCCL is ten minutes.
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     if on_gpu:
         torch.cuda.set_device(comm.get_local_rank())
@@ -126,6 +127,7 @@ if __name__ == "__main__":
                 machine_rank=arguments.machine_rank,
                 dist_url=arguments.dist_url,
                 args=(arguments,),
+                timeout=LONGEST_WAIT,
             )
         except ProcessExitedException as error:  # a process that was not killed has said why
             sys.exit(str(error) if error.signal_name else error.exit_code)

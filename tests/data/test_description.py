@@ -22,6 +22,8 @@ from gridclip.data import (
     open_dataset,
     training_records,
 )
+from gridclip.data import annotations as annotations_module
+from gridclip.data.datasets import _describe_json
 
 CATEGORIES = {3: "cup", 10: "zebra", 17: "traffic_light"}
 
@@ -325,6 +327,42 @@ def test_a_malformed_box_is_left_out_and_named(opened, bbox):
     assert (found.count, found.action) == (1, "left out")
     assert found.first.startswith("box 0 (image 7, category 10): ")
     assert len(data.annotations.boxes) == 50
+
+
+BOXES = st.lists(
+    st.one_of(st.integers(-90, 90), st.floats(-90, 90), st.sampled_from([10**9, 10**400, -1e9])),
+    min_size=4,
+    max_size=4,
+)
+
+
+@given(st.lists(st.one_of(BOXES, st.just([1, 1, 9, 9])), min_size=1, max_size=30))
+def test_boxes_checked_together_are_as_those_checked_one_by_one(tmp_path_factory, boxes):
+    path = tmp_path_factory.mktemp("data") / "data.json"
+    path.write_text(json.dumps(many_boxes(*(box(7, 10, bbox) for bbox in boxes))))
+    outcomes = []
+    for one_by_one in (False, True):
+        _describe_json.cache_clear()
+        with pytest.MonkeyPatch.context() as patched:
+            if one_by_one:
+                nothing_is_sure = lambda boxes, *_: np.zeros(len(boxes), bool)  # noqa: E731
+                patched.setattr(annotations_module, "_surely_good", nothing_is_sure)
+                patched.setattr(annotations_module, "_unless_all_in", lambda _, __, items: items)
+            try:
+                data = open_dataset(json=path, images=path.parent)
+                outcomes.append((data.annotations.boxes.tolist(), str(data.findings)))
+            except ValueError as error:
+                outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_records_without_boxes(opened):
+    data = opened(lvis())
+    whole, without = (all_records(data, boxes=boxes) for boxes in (True, False))
+    assert len(whole) == len(without)
+    for a, b in zip(whole, without, strict=True):
+        assert a.pop("annotations") is not None and a.keys() == b.keys()
+        assert (a["image_id"], a["file_name"]) == (b["image_id"], b["file_name"])
 
 
 @pytest.mark.parametrize("bbox", [[60, 2, 5, 4], [1, -9, 3, 9], [-500, 500, 2, 2]])

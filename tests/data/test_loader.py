@@ -3,7 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from gridclip.data import build_train_loader
+from gridclip.data import build_train_loader, open_dataset, training_records
+from gridclip.data.loader import _repeat_factors
+from gridclip.files import write_json
 
 
 def records(count=12):
@@ -83,3 +85,36 @@ def test_images_of_scarce_categories_come_more_often():
     counts = np.bincount(drawn, minlength=12)
     others = np.delete(counts, 5).mean()
     assert 1.8 < counts[5] / others < 2.2
+
+
+def test_a_description_is_sampled_as_its_records_are(tmp_path):
+    """The sampler looks at outlines, detectron2's own at every box."""
+    rng = np.random.default_rng(0)
+    images = [
+        {"id": i, "file_name": f"{i}.jpg", "width": 9 + i % 3, "height": 10} for i in range(50)
+    ]
+    boxes = [
+        {"image_id": int(i), "category_id": int(c), "bbox": [1, 1, 4, 4], "iscrowd": int(i == 7)}
+        for i, c in zip(rng.integers(0, 40, 150), rng.zipf(1.7, 150) % 9, strict=True)
+    ]
+    categories = [{"id": i, "name": f"thing {i}"} for i in range(9)]
+    path = tmp_path / "data.json"
+    write_json(path, {"images": images, "annotations": boxes, "categories": categories})
+    data = open_dataset(json=path, images=tmp_path, novel=["thing 2"])
+    records = training_records(data)[3:]
+    plain = list(records)
+    assert len(plain) < 40 - 3
+    factors = _repeat_factors(records.outlines(), 0.3)
+    assert factors.tolist() == _repeat_factors(plain, 0.3).tolist() and factors.max() > 1.5
+
+    def drawn(dataset):
+        loader = build_train_loader(
+            dataset,
+            mapper=lambda record: record["image_id"],
+            total_batch_size=4,
+            repeat_threshold=0.3,
+            num_workers=0,
+        )
+        return list(itertools.islice(loader, 30))
+
+    assert drawn(records) == drawn(plain)

@@ -12,7 +12,11 @@ from detectron2.utils.events import get_event_storage
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.store import StoreError
 from gridclip.engine import BackboneLRFactor, do_eval_only, do_train
-from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import (
+    check_embeddings,
+    prepare_embeddings,
+    prepare_text_embeddings,
+)
 from gridclip.engine.train import build_model, build_optimizer, do_test, training_precision
 from gridclip.engine.trainer import Trainer
 from gridclip.evaluation import read_results
@@ -248,6 +252,33 @@ def test_stale_precomputed_files_are_refused(world_config, tmp_path):
     cfg.clip.windows = "tiles9"
     with pytest.raises(StoreError, match="regions"):
         prepare_embeddings(cfg, instantiate(cfg.data.train))
+
+
+def test_stale_files_are_refused_before_the_data_are_read(world_config, monkeypatch):
+    cfg = world_config(max_iter=1)
+    check_embeddings(cfg)  # nothing is there yet
+    prepare(cfg)
+    check_embeddings(cfg)
+
+    def read(*_):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("gridclip.engine.train.open_data", read)
+    with pytest.raises(AssertionError, match="were read"):
+        do_train(cfg)
+    windows, cfg.clip.windows = cfg.clip.windows, "tiles9"
+    with pytest.raises(StoreError, match="its regions are"):
+        do_train(cfg)
+    cfg.clip.windows = windows
+    text = TextEmbeddings.load(cfg.clip.text_embeddings)
+    other = TextEmbeddings(text.names, text.embeddings, text.templates, "RN101", "0" * 64)
+    other.save(cfg.clip.text_embeddings)
+    with pytest.raises(ValueError, match="RN101"):
+        do_train(cfg)
+    Path(cfg.clip.text_embeddings).unlink()
+    Path(cfg.clip.image_embeddings, "manifest.json").unlink()
+    with pytest.raises(StoreError, match="no embedding store"):
+        do_train(cfg)
 
 
 def test_backbone_learns_slower_and_the_temperature_does_not_decay(world_config):

@@ -213,6 +213,52 @@ def test_best_of_each_image_keeps_the_first_of_equal_scores_in_their_order():
     assert detections.best_of_each_image(0).boxes.shape == (0, 4)
 
 
+def test_written_detections_are_those_of_plain_json(tmp_path, monkeypatch):
+    """By value; what is written at once does not matter."""
+    monkeypatch.setattr("gridclip.evaluation.detections._ROWS_AT_ONCE", 3)
+    ids, categories = [4, 77, "a\nb"], [10, 20]
+    rng = np.random.default_rng(0)
+    odd = [1e-7, 1e16, 0.1, 1 / 3, 5e-324, 123456789.125, -0.0, 16.0]
+    boxes = np.array([*odd, *rng.normal(0, 300, 20)], dtype=np.float32).reshape(-1, 4)
+    detections = Detections(
+        np.arange(7, dtype=np.int32) % 3,
+        np.arange(7, dtype=np.int32) % 2,
+        boxes,
+        rng.random(7),
+    )
+    path = tmp_path / "results.json"
+    for count in (7, 6, 1, 0):
+        part = detections.take(slice(count))
+        part.write(path, ids, categories)
+        plain = [
+            {
+                "image_id": ids[i % 3],
+                "category_id": categories[i % 2],
+                "bbox": [float(x) for x in boxes[i]],
+                "score": float(part.scores[i]),
+            }
+            for i in range(count)
+        ]
+        assert json.loads(path.read_text()) == plain
+        assert path.read_text().count("\n") == max(count, 1)
+    whole = path.read_text()
+    boxes[5, 2] = np.inf
+    with pytest.raises(ValueError, match="results.json is not finite"):
+        detections.write(path, ids, categories)
+    assert path.read_text() == whole and list(tmp_path.iterdir()) == [path]
+
+
+def test_detections_of_several_parts():
+    a = Detections(np.zeros(2, np.int32), np.ones(2, np.int32), np.ones((2, 4)), np.ones(2))
+    assert Detections.cat([a]) is a
+    both = Detections.cat([a, a])
+    assert both.image_ids.dtype == np.int32 and both.boxes.shape == (4, 4)
+    assert len(Detections.cat([]).scores) == 0
+    third = np.full((1, 4), 1 / 3, dtype=np.float32)
+    area = Detections(*np.zeros((2, 1), int), third, np.ones(1)).areas
+    assert area.dtype == np.float64 and area[0] == float(third[0, 0]) ** 2
+
+
 def test_candidates_are_of_one_image_and_take_turns():
     box = [0, 0, 10, 10]
     boxes = np.array([box, [50, 50, 9, 9], box, [0, 0, 10, 5]], dtype=float)

@@ -15,7 +15,11 @@ from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.store import StoreError
 from gridclip.engine import do_eval_only, do_train
-from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
+from gridclip.engine.prepare import (
+    check_embeddings,
+    prepare_embeddings,
+    prepare_text_embeddings,
+)
 from gridclip.engine.trainer import Trainer
 from gridclip.evaluation import read_results
 from gridclip.predictor import Predictor
@@ -130,7 +134,7 @@ def test_region_embeddings_want_proposals(chain, tmp_path):
     with pytest.raises(
         StoreError, match="(?s)precompute.py proposals.*base categories.*train_net.py"
     ):
-        prepare_embeddings(cfg, instantiate(cfg.data.train))
+        check_embeddings(cfg)  # before the data are read
     assert not (tmp_path / "none").exists()
 
 

@@ -8,6 +8,11 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
+# How long a process of a training waits for the others. Rank 0 alone computes text embeddings and
+# metrics, which takes minutes for LVIS, and in the teacher's pass one rank may be slower by more. A
+# process that dies is seen at once, by torchrun and by detectron2: the limit is for one that hangs.
+LONGEST_WAIT = timedelta(hours=6)
+
 
 def join_process_group() -> None:
     """Join torchrun's processes, if there are several, to share work on one store."""

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ _MOST_BAD_BOXES = 0.1  # of all boxes; with more, the file's boxes are probably 
 _HUGE = 10**9  # pixels, more than any picture has a side
 
 ImageId = int | str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,7 @@ def build_annotations(
     left_out = {c.id for c in file.categories} - to_class.keys()
     annotations = _check_references(file.annotations or [], image_index, to_class, left_out, found)
     found.raise_faults()
-    annotations = _drop_bad_boxes(annotations, {p.id: p for p in pictures}, found)
+    annotations = _drop_bad_boxes(annotations, pictures, image_index, found)
     found.raise_faults()
     negatives, not_exhaustive = (
         _class_lists(pictures, field, to_class, left_out, found)
@@ -208,13 +210,13 @@ def _check_references(
 
     no_image = [
         f"annotation of {unknown('image', a.image_id, image_index)}"
-        for a in annotations
+        for a in _unless_all_in([a.image_id for a in annotations], image_index, annotations)
         if not _is_in(a.image_id, image_index)
     ]
     found.fault("box of an image that is not listed", no_image, "do the parts belong together?")
     no_category = [
         f"annotation of {unknown('category', a.category_id, to_class)}"
-        for a in annotations
+        for a in _unless_all_in([a.category_id for a in annotations], to_class, annotations)
         if not (_is_in(a.category_id, to_class) or _is_in(a.category_id, left_out))
     ]
     found.fault("box of a category that is not listed", no_category, "add it to 'categories'")
@@ -228,27 +230,33 @@ def _check_references(
 
 
 def _drop_bad_boxes(
-    annotations: list[Annotation], pictures: Mapping[ImageId, Picture], found: Findings
+    annotations: list[Annotation],
+    pictures: Sequence[Picture],
+    image_index: Mapping[ImageId, int],
+    found: Findings,
 ) -> list[Annotation]:
-    kept: list[Annotation] = []
+    images = [image_index[a.image_id] for a in annotations]
+    doubtful = np.flatnonzero(~_surely_good([a.bbox for a in annotations], pictures, images))
+    left_out = set()
     bad: dict[str, list[str]] = {
         "box that is not four finite numbers": [],
         "box without width or height": [],
         "box outside its picture": [],
     }
     malformed, empty, outside = bad.values()
-    for index, a in enumerate(annotations):
+    for index in doubtful.tolist():
+        a, picture = annotations[index], pictures[images[index]]
         if not _is_box(a.bbox):
             into = malformed
         else:
-            (x, y, w, h), picture = a.bbox, pictures[a.image_id]
+            x, y, w, h = a.bbox
             if w <= 0 or h <= 0:
                 into = empty
             elif x >= picture.width or y >= picture.height or x + w <= 0 or y + h <= 0:
                 into = outside
             else:
-                kept.append(a)
                 continue
+        left_out.add(index)
         into.append(f"box {index} (image {a.image_id!r}, category {a.category_id}): {a.bbox}")
     tell, action = found.note, "left out"
     if sum(map(len, bad.values())) > _MOST_BAD_BOXES * len(annotations):
@@ -256,7 +264,27 @@ def _drop_bad_boxes(
         action = f"more than {_MOST_BAD_BOXES:.0%} of all boxes: are they [x, y, width, height]?"
     for what, entries in bad.items():
         tell(what, entries, action)
-    return kept
+    return [a for i, a in enumerate(annotations) if i not in left_out] if left_out else annotations
+
+
+def _surely_good(boxes: list, pictures: Sequence[Picture], images: list[int]) -> NDArray:
+    """(n,) bool: boxes in their picture, with a width and a height. None of them if some are not
+    four numbers. A million boxes are not looked at one by one for the few that are not good.
+
+    Args:
+        images: of each box, the index of its picture.
+    """
+    lists = set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}
+    if not lists or not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+        return np.zeros(len(boxes), dtype=bool)
+    try:
+        corners = np.fromiter(chain.from_iterable(boxes), np.float64).reshape(-1, 4)
+    except OverflowError:  # an integer beyond all floats
+        return np.zeros(len(boxes), dtype=bool)
+    low, size = corners[:, :2], corners[:, 2:]
+    pixels = np.array([(p.width, p.height) for p in pictures], dtype=np.float64)[images]
+    inside = (low < pixels) & (low + size > 0) & (low > -_HUGE)
+    return np.all(inside & (size > 0) & (size < _HUGE), axis=1)
 
 
 def _class_lists(
@@ -273,7 +301,11 @@ def _class_lists(
     found.fault(f"image without {field}, which others have", lacking, "all images need it or none")
     unknown = [
         f"image {p.id!r} has {i!r}"
-        for p, ids in zip(pictures, lists, strict=True)
+        for p, ids in _unless_all_in(
+            list(chain.from_iterable(ids or () for ids in lists)),
+            to_class,
+            zip(pictures, lists, strict=True),
+        )
         for i in ids or ()
         if not (_is_in(i, to_class) or _is_in(i, left_out))
     ]
@@ -321,6 +353,12 @@ def _check_scale(made: Annotations, categories: Sequence[Category], found: Findi
         )
         empty = len(made.image_ids) - len(np.unique(made.images))
         found.note("picture without boxes", ["background"] * empty, "kept")
+
+
+def _unless_all_in(values: list, known: Mapping, items: Iterable[T]) -> Iterable[T]:
+    """Nothing if all values are known, else the items, to be looked at one by one."""
+    all_known = set(map(type, values)) <= {int, str} and known.keys() >= set(values)
+    return () if all_known else items
 
 
 def _is_in(value: Any, known: Collection) -> bool:

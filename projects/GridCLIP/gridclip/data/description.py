@@ -77,8 +77,9 @@ class DatasetDescription:
     @cached_property
     def image_counts(self) -> NDArray:
         """(C,) int64: the images in which a category has a box."""
-        pairs = np.stack([self.annotations.images, self.annotations.classes])
-        return np.bincount(np.unique(pairs, axis=1)[1], minlength=len(self.names))
+        count = len(self.names)
+        pairs = np.unique(self.annotations.images * count + self.annotations.classes)
+        return np.bincount(pairs % count, minlength=count)
 
     def describe(self) -> str:
         """One line on what it is."""

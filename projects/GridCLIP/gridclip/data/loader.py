@@ -15,6 +15,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .records import Records
+
 
 class GlobalBatchSampler(Sampler):
     """Yields this rank's part of each global batch as a list of (index, position) pairs.
@@ -111,8 +113,9 @@ def build_train_loader(
         num_workers: processes a rank; what is loaded does not depend on it.
         seed: of order and augmentation.
     """
-    sampler = RepeatFactorTrainingSampler(_repeat_factors(dataset, repeat_threshold), seed=seed)
-    groups = np.array([record["width"] > record["height"] for record in dataset])
+    outlines = dataset.outlines() if isinstance(dataset, Records) else dataset
+    sampler = RepeatFactorTrainingSampler(_repeat_factors(outlines, repeat_threshold), seed=seed)
+    groups = np.array([record["width"] > record["height"] for record in outlines])
     return DataLoader(
         SeededMapDataset(dataset, mapper, seed),
         batch_sampler=GlobalBatchSampler(sampler, groups, total_batch_size),

@@ -16,7 +16,7 @@ from .description import DatasetDescription
 
 class Records(Sequence[dict]):
     """Images of a data set in detectron2's format: ``file_name``, ``image_id``, ``width``,
-    ``height``, ``annotations`` (of a test set without any: absent), and of federated data
+    ``height``, ``annotations`` (absent without boxes), and of federated data
     ``negative_classes`` and ``not_exhaustive_classes``, (n,) int64. All ids of categories are
     contiguous."""
 
@@ -24,14 +24,14 @@ class Records(Sequence[dict]):
         self,
         data: DatasetDescription,
         indices: NDArray,
-        boxes: NDArray,
+        boxes: NDArray | None,
         negatives: Ragged | None,
         not_exhaustive: Ragged | None,
     ):
         """
         Args:
             indices: (n,) of the images.
-            boxes: (M,) bool, which boxes count.
+            boxes: (M,) bool, which boxes count; None: the records have none.
             negatives, not_exhaustive: of all images, in place of the data set's.
         """
         self.data, self.indices, self.boxes = data, indices, boxes
@@ -58,21 +58,36 @@ class Records(Sequence[dict]):
             "width": width,
             "height": height,
         }
-        if annotations.available:
-            record["annotations"] = self._boxes(index)
+        if self.boxes is not None:
+            record["annotations"] = self._annotations(index, self.boxes)
         if self.negatives is not None:
             record["negative_classes"] = self.negatives[index]
         if self.not_exhaustive is not None:
             record["not_exhaustive_classes"] = self.not_exhaustive[index]
         return record
 
-    def _boxes(self, index: int) -> list[dict]:
+    def outlines(self) -> list[dict]:
+        """What a sampler asks of all images, without making their records: "width", "height", and
+        "annotations", one with the "category_id" of each category that has a box there."""
+        annotations, count = self.data.annotations, len(self.data.names)
+        pairs = annotations.images * count + annotations.classes
+        images, classes = np.divmod(np.unique(pairs[self.boxes]), count)
+        bounds = (np.searchsorted(images, self.indices, side) for side in ("left", "right"))
+        labels = [{"category_id": i} for i in range(count)]  # shared by all images
+        present = [labels[i] for i in classes.tolist()]
+        sizes = annotations.sizes[self.indices].tolist()
+        return [
+            {"width": width, "height": height, "annotations": present[first:end]}
+            for (width, height), first, end in zip(sizes, *bounds, strict=True)
+        ]
+
+    def _annotations(self, index: int, boxes: NDArray) -> list[dict]:
         annotations, own = self.data.annotations, self.data.annotations.of_image(index)
         rows = zip(
             annotations.boxes[own].tolist(),
             annotations.classes[own].tolist(),
             annotations.crowds[own].tolist(),
-            self.boxes[own],
+            boxes[own].tolist(),
             strict=True,
         )
         return [
@@ -83,17 +98,23 @@ class Records(Sequence[dict]):
 
 
 def all_records(
-    data: DatasetDescription, *, filter_empty: bool = False, count: int | None = None
+    data: DatasetDescription,
+    *,
+    filter_empty: bool = False,
+    count: int | None = None,
+    boxes: bool = True,
 ) -> Records:
     """Images with all their boxes, for evaluation and for what CLIP says of the images.
 
     Args:
         filter_empty, count: as in :func:`training_records`.
+        boxes: False for what looks at the pictures alone. A test set may have none anyway.
     """
     annotations = data.annotations
     everything = np.ones(len(annotations.boxes), dtype=bool)
     indices = _indices(data, everything, filter_empty)[:count]
-    return Records(data, indices, everything, annotations.negatives, annotations.not_exhaustive)
+    counted = everything if boxes and annotations.available else None
+    return Records(data, indices, counted, annotations.negatives, annotations.not_exhaustive)
 
 
 def training_records(

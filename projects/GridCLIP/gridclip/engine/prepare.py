@@ -1,7 +1,7 @@
 """What training and evaluation need before they start: data, and CLIP's embeddings of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.config import instantiate
@@ -15,7 +15,7 @@ from gridclip.data.description import DatasetDescription
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.data.records import all_records
-from gridclip.data.regions import Proposals, Regions, Windows
+from gridclip.data.regions import PROPOSALS, Proposals, Regions, Windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
 from gridclip.text import TextEmbeddings, as_text_embeddings, get_templates, load_categories
@@ -160,6 +160,31 @@ def _sha256_of_clip(source: str | None) -> str | None:
         return None
 
 
+def check_embeddings(cfg: DictConfig) -> None:
+    """Refuse embeddings and proposals that can't be used, as far as they tell without the data:
+    reading those takes a while, and what is missing may take days.
+
+    Raises:
+        StoreError: proposals are missing, or a store is damaged, or of other regions. Embeddings
+            that are incomplete are no fault: :func:`prepare_embeddings` completes them.
+        ValueError: text embeddings are not what the config describes, or of another CLIP model.
+    """
+    has_text = Path(cfg.model.classifier.text_embeddings).is_file()
+    if has_text:
+        check_text_embeddings(cfg)
+    store_path = OmegaConf.select(cfg, "dataloader.train.mapper.embeddings")
+    if store_path is None:
+        return
+    proposals = OmegaConf.select(cfg, "clip.proposals")
+    if proposals is not None:
+        _open_proposals(proposals)
+    if Path(store_path).is_dir():
+        regions = cfg.clip.windows if proposals is None else PROPOSALS
+        store = EmbeddingStore(store_path, regions=regions)
+        if has_text:
+            _check_same_teacher(cfg, store)
+
+
 def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
     """Complete the store of the teacher's embeddings, each rank its share, if the config uses one.
 
@@ -174,13 +199,15 @@ def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
     if store_path is None:
         return
     clip = cfg.clip
-    records = all_records(data)
+    records = all_records(data, boxes=False)
     if OmegaConf.select(cfg, "clip.proposals") is None:
         regions: Regions = Windows(clip.windows)
     else:
-        regions = Proposals(_open_proposals(clip.proposals, records))
+        ids = data.annotations.image_ids
+        regions = Proposals(_open_proposals(clip.proposals, ids))
     options = dict(num_workers=cfg.dataloader.train.num_workers, device=cfg.train.device)
     report = precompute_embeddings(records, data.name, store_path, clip.weights, regions, **options)
+    comm.synchronize()  # here ranks wait for the slowest: a gather has less patience
     failures = [failure for part in comm.all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
@@ -190,10 +217,11 @@ def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
     _check_same_teacher(cfg, EmbeddingStore.open(store_path))
 
 
-def _open_proposals(path: str, records: Sequence[dict]) -> ProposalStore:
+def _open_proposals(path: str, image_ids: Iterable[int | str] = ()) -> ProposalStore:
+    """The complete store; of at least these images."""
     try:
         store = ProposalStore.open(path)
-        store.check(record["image_id"] for record in records)
+        store.check(image_ids)
         return store
     except StoreError as error:
         raise StoreError(

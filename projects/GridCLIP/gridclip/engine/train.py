@@ -24,6 +24,7 @@ from .checkpoint import GridCLIPCheckpointer
 from .failures import check_device
 from .precision import Detector, use_configured_precision
 from .prepare import (
+    check_embeddings,
     check_same_categories,
     choose_vocabulary,
     open_data,
@@ -194,6 +195,7 @@ def do_train(cfg: DictConfig, *, resume: bool = False, dry_run: bool = False) ->
         dry_run: build everything, train two iterations, run one test image, keep no checkpoint.
     """
     check_device(cfg, training=True)
+    check_embeddings(cfg)
     train, val = (open_data(cfg, part) for part in ("train", "val"))
     check_same_categories(train, val)
     complete_schedule(cfg, train, resume=resume)

@@ -1,7 +1,7 @@
 """Box AP by LVIS's or COCO's metrics, also over the novel and over the base categories."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detectron2.utils.logger import create_small_table
 from numpy.typing import NDArray
 
 from gridclip.data.description import MAX_DETS, DatasetDescription
-from gridclip.files import write_json, write_json_rows
+from gridclip.files import write_json
 
 from .detections import Detections
 from .ground_truth import coco_precision, lvis_precision, per_category, summarise
@@ -116,22 +116,28 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
                     f"In image {record['image_id']!r}, a score or a box is not finite: the weights "
                     "are of a training that diverged, or damaged."
                 )
-            known = classes >= 0
-            images = np.full(len(boxes), image)
+            images = np.full(len(boxes), image, dtype=np.int32)
+            found = Detections(images, classes.astype(np.int32), boxes, scores).take(classes >= 0)
+            if self.max_dets_per_image is not None:
+                # COCO's rule is over all categories of an image, too; pycocotools has it for each.
+                found = found.best_of_each_image(self.max_dets_per_image)
             self._images.append(image)
-            self._found.append(
-                Detections(images[known], classes[known], boxes[known].astype(float), scores[known])
-            )
+            self._found.append(found)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics of all ranks' detections as {"bbox": metrics}, on the main process.
 
         Without annotations there are none: the detections are written, and the log says where.
         """
-        images = [i for part in comm.gather(self._images) for i in part]
-        found = Detections.cat([d for part in comm.gather(self._found) for d in part])
+        # In place of their parts: evaluate() may be called again.
+        self._found = [Detections.cat(self._found)]
+        comm.synchronize()  # here the first ranks wait for the last: a gather has less patience
+        gathered = comm.gather((self._images, self._found[0]))
         if not comm.is_main_process():
             return {}
+        images = [image for part, _ in gathered for image in part]
+        found = Detections.cat([part for _, part in gathered])
+        del gathered
         if len(images) != len(set(images)) or not images:
             many = f"{len(images)} images were evaluated, {len(set(images))} different ones"
             raise ValueError(f"{many}: call reset() and then process() once an image.")
@@ -140,11 +146,9 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             logger.info(f"{len(images)} of {len(self.data)} images are evaluated.")
         if self.ap == "fixed":
             found = found.best_of_each_category(_FIXED_AP_DETS)
-        elif self.max_dets_per_image is not None:
-            # COCO's rule is over all categories of an image, too; pycocotools has it for each.
-            found = found.best_of_each_image(self.max_dets_per_image)
         if self.predictions_file is not None:
-            write_json_rows(self.predictions_file, self._as_results(found))
+            ids = self.data.annotations.image_ids, self.data.category_ids
+            found.write(self.predictions_file, *ids)
         if not self.data.annotations.available:
             where = self.predictions_file and f" The detections are in {self.predictions_file}."
             logger.info(
@@ -191,15 +195,3 @@ class OpenVocabularyEvaluator(DatasetEvaluator):
             + create_small_table(metrics)
         )
         return metrics
-
-    def _as_results(self, found: Detections) -> Iterator[dict]:
-        ids, categories = self.data.annotations.image_ids, self.data.category_ids
-        rows = zip(
-            found.image_ids.tolist(),
-            found.category_ids.tolist(),
-            found.boxes.tolist(),
-            found.scores.tolist(),
-            strict=True,
-        )
-        for i, c, box, score in rows:
-            yield {"image_id": ids[i], "category_id": categories[c], "bbox": box, "score": score}

@@ -93,7 +93,7 @@ class FastLVISEval(LVISEval):
             detections = detections.best_of_each_image(p.max_dets)
         images = _index_of(detections.image_ids, p.img_ids)
         categories = _index_of(detections.category_ids, p.cat_ids)
-        areas = detections.boxes[:, 2] * detections.boxes[:, 3]
+        areas = detections.areas
         pairs = categories * len(p.img_ids) + images
         annotated = self._gts["category"] * len(p.img_ids) + self._gts["image"]
         verified = np.concatenate([annotated, self._listed_pairs("neg_category_ids")])

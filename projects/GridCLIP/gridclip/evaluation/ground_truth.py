@@ -97,13 +97,12 @@ def _as_json(data: DatasetDescription) -> dict:
 
 
 def _as_results(detections: Detections) -> list[dict]:
-    areas = detections.boxes[:, 2] * detections.boxes[:, 3]
     rows = zip(
         detections.image_ids.tolist(),
         detections.category_ids.tolist(),
         detections.boxes.tolist(),
         detections.scores.tolist(),
-        areas.tolist(),
+        detections.areas.tolist(),
         strict=True,
     )
     return [

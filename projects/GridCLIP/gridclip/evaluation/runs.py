@@ -12,17 +12,8 @@ import numpy as np
 
 from gridclip.data import DatasetDescription, open_dataset
 
-from .detections import Detections
+from .detections import Detection, Detections
 from .results import read_results
-
-
-class Detection(msgspec.Struct, gc=False):
-    """One of COCO's result format: ids of the annotation file, the box XYWH in pixels."""
-
-    image_id: int | str
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    score: float
 
 
 @dataclass(frozen=True, eq=False)
