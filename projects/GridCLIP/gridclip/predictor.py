@@ -16,11 +16,7 @@ from PIL import Image
 from gridclip.clip_weights import clip_file
 from gridclip.detector_file import DetectorFile, inference_settings
 from gridclip.drawing import draw_prediction
-from gridclip.engine.precision import (
-    Detector,
-    build_inference_model,
-    use_configured_precision,
-)
+from gridclip.engine.precision import Detector, build_inference_model, use_configured_precision
 from gridclip.engine.train import load_weights
 from gridclip.loading import (
     base_names,
