@@ -17,7 +17,7 @@ def measure(world, tiny_clip, tmp_path):
     def run(arguments):
         files = f"--config-file {tmp_path}/tiny.yaml --json {tmp_path}/amp.json"
         amp.main(f"{files} --output {tmp_path}/runs --steps 2 {arguments}".split())
-        return json.loads((tmp_path / "amp.json").read_text())
+        return json.loads((tmp_path / "amp.json").read_text())["amp"]
 
     return run
 
@@ -35,6 +35,7 @@ def test_all_precisions_and_seeds_are_trained_once(measure, monkeypatch):
     values = [runs["bfloat16", seed]["metrics"]["AP"] for seed in (0, 1)]
     assert own["values"] == {"0": values[0], "1": values[1]}
     assert own["mean"] == pytest.approx(mean(values))
+    assert record["AP"]["bfloat16"] == own["mean"]
     assert own["std"] == pytest.approx(stdev(values))
     assert own["difference"]["values"]["1"] == pytest.approx(
         values[1] - runs["float32", 1]["metrics"]["AP"]

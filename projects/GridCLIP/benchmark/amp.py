@@ -37,6 +37,7 @@ from gridclip.files import write_json
 from gridclip.settings import load_config
 
 from .environment import environment
+from .sections import write_sections
 
 CONFIG = Path(__file__).parents[1] / "configs/laptop/gridclip.py"
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -176,7 +177,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--json", type=Path, required=True, metavar="FILE")
+    text = "gets the results as amp; what else it has stays"
+    add("--json", type=Path, required=True, metavar="FILE", help=text)
     add("--config-file", default=str(CONFIG), metavar="C", help="default: the laptop world's")
     add("--steps", type=int, metavar="N", help="default: the config's")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
@@ -209,9 +211,10 @@ def main(argv: list[str] | None = None) -> None:
                 "overrides": args.override,
                 "steps": base.train.max_iter,
                 "runs": runs,
-                "summary": summarise(runs),
+                "summary": (summary := summarise(runs)),
             }
-            write_json(args.json, record, indent=1)
+            record["AP"] = {name: own["AP"]["mean"] for name, own in summary.items()}
+            write_sections(args.json, {"amp": record})
             print(f"\n{table(record)}\n", flush=True)
     print(args.json)
 

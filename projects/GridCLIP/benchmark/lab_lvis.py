@@ -63,6 +63,7 @@ from .environment import environment
 from .lvis_evaluation import peak_kib
 from .lvis_job import DETECTIONS, HEIGHT, WIDTH, random_detections, write_file
 from .memory import resident_bytes
+from .sections import write_sections
 
 LVIS_TRAIN, LVIS_VAL = 100_170, 19_809  # images
 RANKS = 2
@@ -289,11 +290,8 @@ def main(argv: list[str] | None = None) -> None:
     ]
     print(tabulate(rows, ("part", "", *FIGURES), floatfmt=".1f"))
     if args.json:
-        kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
         setup = environment("cpu")
-        write_json(
-            args.json, kept | {k: {**v, "setup": setup} for k, v in record.items()}, indent=1
-        )
+        write_sections(args.json, {k: {**v, "setup": setup} for k, v in record.items()})
 
 
 if __name__ == "__main__":

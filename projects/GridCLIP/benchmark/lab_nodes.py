@@ -31,9 +31,9 @@ import psutil
 import torch
 
 from gridclip.evaluation import read_results
-from gridclip.files import write_json
 
 from .environment import environment
+from .sections import write_sections
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "projects/GridCLIP/configs/laptop"
@@ -321,8 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     for run in record["runs"]:
         print(f"{run['what']}: {'equal' if run['equal'] else 'DIFFERENT'}, {run['seconds']} s")
     if args.json:
-        others = json.loads(args.json.read_text()) if args.json.exists() else {}
-        write_json(args.json, others | {"multi_node": record}, indent=1)
+        write_sections(args.json, {"multi_node": record})
     sys.exit(0 if record["equal"] else 1)
 
 
