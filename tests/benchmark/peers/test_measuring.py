@@ -127,3 +127,24 @@ def test_the_whole_plan_is_what_was_asked_for():
     assert {("owlvit", 768, 1203), ("owlv2", 960, 1203), ("omdet_turbo", 640, 1203)} <= at
     assert {("grounding_dino", 640, 40), *((f"yolo_world_{s}", 640, 1203) for s in "smlx")} <= at
     assert found[-1].size == (800, 1333) and found[-1].forms == (PYTORCH, ours.TRUNK)
+
+
+def test_what_a_record_lacks_is_added(small, calls, tmp_path):
+    path = tmp_path / "peers.json"
+    whole = compare(small, path)
+    whole["latency"] = [e for e in whole["latency"] if (e["detector"], e["names"]) != ("sized", 2)]
+    path.write_text(json.dumps(whole))
+    calls.clear()
+    again = compare(small, path)
+
+    def measured(record):
+        return sorted((e["detector"], e["form"], e["size"], e["names"]) for e in record["latency"])
+
+    assert len(measured(again)) > len(measured(whole))
+    assert len(set(map(str, measured(again)))) == len(measured(again))
+    assert {key for key, _ in calls} >= {"sized", "gridclip"}  # beside it
+    assert "commit" in again["latency"][-1]
+    whole["setup"]["runs"] = 99
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match="comparison whose runs is 99, and now it is 3"):
+        compare(small, path)

@@ -1,6 +1,7 @@
 """The whole comparison: every detector in its forms, by turns, and the record of it."""
 
 import gc
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +27,22 @@ from .record import find, ratios
 PICTURES = 8  # also those that NNCF sees
 COMPANIONS = (PYTORCH, INT8)  # forms of GridCLIP that take turns with every other detector
 WARM_UPS = 2
+# What a record that is gone on with has in common with the run.
+_SAME = ("size", "names", "wide", "runs", "processor", "threads", "versions")
 
 
 def compare(plan: Plan, path: Path) -> dict:
     """Measure everything, and write the record to ``path``, and a PNG beside it, after every
-    detector. What fails is named in the record with its reason."""
+    detector. What fails is named in the record with its reason.
+
+    Where the file has a record of the same plan on the same processor, what it lacks is measured
+    and added: each figure has the commit and the load of its own.
+
+    Raises:
+        ValueError: the file has another record.
+    """
     comparison = Comparison(plan, path)
+    comparison.resume()
     for block in blocks(plan):
         comparison.run(block)
     comparison.share_of_scores()
@@ -50,12 +61,37 @@ class Comparison:
             "stages": None,
             "ratios": {},
         }
+        self.now = self.record["setup"]  # of this process
         total = sum(len(block.forms) for block in blocks(plan)) + 1
         self.bar = tqdm(total=total, desc="detectors in their forms", unit="form")
         self._pictures: dict[tuple[int, int], list[Tensor]] = {}
 
+    def resume(self) -> None:
+        """Go on with the record in the file, if there is one."""
+        if not self.path.is_file():
+            return
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        now = {key: self.record["setup"][key] for key in _SAME}
+        then = {key: found["setup"].get(key) for key in _SAME}
+        if changed := next((key for key in _SAME if now[key] != then[key]), None):
+            raise ValueError(
+                f"{self.path} has a comparison whose {changed} is {then[changed]}, and now it is "
+                f"{now[changed]}: give another --json."
+            )
+        self.record = {**found, "not_run": []}
+
     def run(self, block: Block) -> None:
-        """Measure a detector in its forms by turns, and GridCLIP in between."""
+        """Measure a detector in its forms by turns, and GridCLIP in between, unless it is done."""
+        where = {"size": list(block.size), "names": block.names}
+        if all(find(self.record, block.contestant.key, form, where) for form in block.forms):
+            self.bar.update(len(block.forms))
+            return
+        mine = {"detector": block.contestant.key, **where}
+        self.record["latency"] = [
+            entry
+            for entry in self.record["latency"]
+            if any(entry[key] != value for key, value in mine.items())
+        ]
         scene = self._scene(block.size, block.names)
         contestant = block.contestant
         self.bar.set_postfix_str(f"{contestant.key} {block.size[0]} px, {block.names} names")
@@ -143,6 +179,8 @@ class Comparison:
                     "seconds": seconds[form, True],
                     "detections": statistics.mean(detections[form]),
                     "gridclip_beside": {f: seconds[f, False] for f in beside},
+                    "commit": self.now["commit"],
+                    "load_average": self.now["load_average"],
                 }
             )
         if about["detector"] == self.gridclip.key and BFLOAT16 in turns and PYTORCH in turns:

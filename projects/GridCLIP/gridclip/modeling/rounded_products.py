@@ -50,6 +50,7 @@ class RoundedProducts:
         return (
             weight.device.type == "cpu"
             and not torch.is_grad_enabled()
+            and not torch.jit.is_tracing()  # which has no form of these products
             and len(weight) >= _FEWEST
             and weight.shape[1] > 1
             and torch.backends.mkldnn.is_available()
