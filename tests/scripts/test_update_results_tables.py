@@ -23,7 +23,7 @@ def test_pages_show_what_the_result_files_hold(name):
 def test_pictures_of_the_tables_are_found_from_docs(name):
     page, text = update(name, PROJECT / "results")
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert (links or name in ("own-data", "own-vocabulary", "training")) and all(
+    assert (links or name in ("own-data", "own-vocabulary", "training", "export")) and all(
         (page.parent / link).is_file() for link in links
     )
 
