@@ -23,7 +23,6 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 
-from gridclip.clip_weights import sha256_of_file
 from gridclip.data import all_records, open_dataset
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.filling import FillReport, print_summary
@@ -32,6 +31,7 @@ from gridclip.data.regions import WINDOW_SETS, Proposals, Regions, Windows
 from gridclip.data.store import ArrayStore
 from gridclip.data.teacher import precompute_embeddings
 from gridclip.distributed import device_of_rank, join_process_group, leave_process_group
+from gridclip.files import sha256_of_file
 from gridclip.predictor import Predictor
 from gridclip.vild import ViLD, precompute_proposals
 

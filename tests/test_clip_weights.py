@@ -26,8 +26,8 @@ from gridclip.clip_weights import (
     load_clip,
     read_clip_checkpoint,
     resnet_state_dict,
-    sha256_of_file,
 )
+from gridclip.files import sha256_of_file
 
 SIZES = dict(layers=(1, 2, 1, 1), width=16, embed_dim=48, input_resolution=64)
 TEXT = dict(transformer_width=64, transformer_heads=1, transformer_layers=1)

@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 
-from gridclip.clip_weights import sha256_of_file
+from gridclip.files import sha256_of_file
 from laptop_world import demo as run_demo
 from laptop_world import demo_page
 from laptop_world.record import TaskRecord

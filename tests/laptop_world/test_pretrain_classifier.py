@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from gridclip.clip_weights import load_clip, sha256_of_file
+from gridclip.clip_weights import load_clip
+from gridclip.files import sha256_of_file
 from laptop_world import pretrain_classifier as script
 from laptop_world import small_clip
 from laptop_world.shapes import CaptionedShapes, load_world

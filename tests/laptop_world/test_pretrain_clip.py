@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from clip.clip import _transform
 from PIL import Image
 
-from gridclip.clip_weights import load_clip, sha256_of_file
+from gridclip.clip_weights import load_clip
+from gridclip.files import sha256_of_file
 from laptop_world import pretrain_clip as script
 from laptop_world import small_clip
 from laptop_world.shapes import CaptionedShapes

@@ -9,11 +9,11 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 import precompute as script
-from gridclip.clip_weights import sha256_of_file
 from gridclip.data.proposal_store import ProposalStore
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
+from gridclip.files import sha256_of_file
 from world import save_untrained_vild, tiny_config
 
 

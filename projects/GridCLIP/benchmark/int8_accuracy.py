@@ -23,12 +23,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import gridclip_runtime
-from gridclip.clip_weights import sha256_of_file
 from gridclip.data import training_records
 from gridclip.engine.train import build_evaluator
 from gridclip.export import export
 from gridclip.export.int8 import CALIBRATION_PICTURES, quantize_file
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from gridclip.predictor import Predictor
 from gridclip.settings import load_config
 

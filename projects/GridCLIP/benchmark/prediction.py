@@ -22,8 +22,8 @@ from detectron2.structures import pairwise_iou
 from tabulate import tabulate
 from tqdm import tqdm
 
-from gridclip.clip_weights import clip_file, sha256_of_file
-from gridclip.files import write_json
+from gridclip.clip_weights import clip_file
+from gridclip.files import sha256_of_file, write_json
 from gridclip.pictures import find_pictures, read_picture
 from gridclip.prediction import Names, Prediction
 from gridclip.predictor import Predictor

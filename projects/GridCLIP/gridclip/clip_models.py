@@ -1,6 +1,5 @@
 """OpenAI's CLIP models by name: ``clip://RN50`` is a path for detectron2's ``PathManager``."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -15,6 +14,8 @@ import clip
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, file_lock
 from portalocker import LockException
+
+from gridclip.files import sha256_of_file
 
 logger = logging.getLogger("detectron2.gridclip")
 
@@ -102,10 +103,7 @@ def _download(url: str, target: Path) -> None:
 
 
 def _is_whole(path: Path, url: str) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == _sha256_in(url)
+    return path.is_file() and sha256_of_file(path) == _sha256_in(url)
 
 
 def _sha256_in(url: str) -> str:

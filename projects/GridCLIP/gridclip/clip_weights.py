@@ -4,7 +4,6 @@ Everything comes out under OpenAI's parameter names in float32, so that the rest
 knows one format only.
 """
 
-import hashlib
 import os
 import re
 import zipfile
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gridclip.clip_models import CLIP_RESNETS, openai_name
+from gridclip.files import sha256_of_file
 
 # Scalars that OpenAI's archives store beside the weights.
 _ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")
@@ -142,12 +142,6 @@ def resnet_state_dict(checkpoint: CLIPCheckpoint) -> dict[str, Tensor]:
         for key, value in checkpoint.state_dict.items()
         if key.startswith("visual.")
     }
-
-
-def sha256_of_file(path: str | os.PathLike) -> str:
-    """Hex sha256 digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> Any:

@@ -1,5 +1,7 @@
-"""Files that are never half written: they are written beside their place, then moved there."""
+"""Files that are never half written: they are written beside their place, then moved there. And
+their digests."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -37,3 +39,9 @@ def write_json_rows(path: Path, rows: Iterable[Any]) -> None:
             file.write(f"{before}{json.dumps(row, allow_nan=False)}")
             before = ",\n"
         file.write("]\n" if before != "[" else "[]\n")
+
+
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """Hex sha256 digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

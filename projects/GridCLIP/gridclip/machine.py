@@ -76,9 +76,13 @@ def describe_nccl() -> tuple[str, str]:
 
 def describe_shared_memory() -> tuple[str, str]:
     """The free space through which worker processes hand on pictures; a container has little."""
-    if not SHARED_MEMORY.is_dir():
+    if (free := free_shared_memory()) is None:
         return "none", ""
-    free = shutil.disk_usage(SHARED_MEMORY).free
     if free < ENOUGH_SHARED:
         return f"{free / 1e6:.0f} MB free", "docker run --shm-size=8g, or --ipc=host"
     return f"{free / 1e9:.1f} GB free", ""
+
+
+def free_shared_memory() -> int | None:
+    """In bytes; None where there is no /dev/shm."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None

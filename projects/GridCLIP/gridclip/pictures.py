@@ -106,3 +106,11 @@ def read_picture(source: Picture) -> np.ndarray:
     if isinstance(source, str | os.PathLike):
         source = PathManager.get_local_path(os.fspath(source))
     return pictures.read_picture(source)
+
+
+def coloured_blocks(height: int, width: int, *, count: int = 1, seed: int = 0) -> np.ndarray:
+    """(count, height, width, 3) uint8: pictures of blocks of 8 x 8 pixels in random colours, smooth
+    enough for a detector to see something in them."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, -(-height // 8), -(-width // 8), 3), np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]

@@ -28,12 +28,11 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gridclip.clip_weights import sha256_of_file
 from gridclip.data import all_records
 from gridclip.engine.prepare import prepare_embeddings, prepare_text_embeddings
 from gridclip.evaluation import draw_detections, read_results
 from gridclip.evaluation.results import nan_to_none
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from gridclip.predictor import Predictor
 from gridclip.settings import load_config
 from laptop_world import demo_page

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
 from gridclip.evaluation import read_results
-from gridclip.files import replacing
+from gridclip.files import replacing, sha256_of_file
 from gridclip.page import page_environment
 from laptop_world.duration import duration
 from laptop_world.shapes import AXES, load_world

@@ -19,11 +19,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
 from gridclip.engine.score_sweep import sweep_vocabularies
 from gridclip.engine.train import build_model, load_weights
 from gridclip.evaluation.results import git_commit, processor_name, versions
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from gridclip.queries import Example, Query, QueryEncoder
 from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings

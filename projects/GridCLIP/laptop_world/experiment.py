@@ -9,7 +9,8 @@ from typing import NamedTuple
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
+from gridclip.files import sha256_of_file
 from gridclip.settings import load_config
 from gridclip.text import TextEmbeddings
 from laptop_world.grid import Task

@@ -9,11 +9,11 @@ import torch
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
 from gridclip.engine import do_eval_only, do_train
 from gridclip.engine.interpolation import interpolate_weights
 from gridclip.evaluation.results import git_commit, jsonable_config, processor_name, versions
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from gridclip.settings import load_config
 from laptop_world.command import locked
 from laptop_world.experiment import config_file

@@ -6,8 +6,9 @@ from typing import Any
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
 from gridclip.evaluation.results import jsonable_config
+from gridclip.files import sha256_of_file
 
 
 def run_identity(cfg: DictConfig) -> dict:

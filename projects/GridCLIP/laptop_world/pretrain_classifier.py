@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from laptop_world.pretrain_clip import CLIP_NORM, PEAK_LR, WARMUP, WEIGHT_DECAY
 from laptop_world.shapes import CaptionedShapes, load_world
 from laptop_world.small_clip import SIZES, build_model, save, to_inputs

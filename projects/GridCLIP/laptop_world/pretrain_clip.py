@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.results import git_commit, versions
-from gridclip.files import replacing, write_json
+from gridclip.files import replacing, sha256_of_file, write_json
 from laptop_world.shapes import ALL_NAMES, CaptionedShapes
 from laptop_world.shapes.vocabulary import COLOURS, SHAPES, TEXTURES
 from laptop_world.small_clip import SIZES, build_model, save, to_inputs, zero_shot_accuracy

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from gridclip.clip_weights import sha256_of_file
 from gridclip.evaluation.matching import find_candidates, match_greedily
 from gridclip.evaluation.results import git_commit, processor_name, versions
-from gridclip.files import write_json
+from gridclip.files import sha256_of_file, write_json
 from gridclip.prediction import Prediction
 from gridclip.predictor import Predictor
 from laptop_world.experiment import PROJECT

@@ -59,18 +59,23 @@ class Normalized(nn.Module):
 
 def owlvit_network(scene: Scene) -> Network:
     hf = _transformers()
-    vision = {"image_size": _side(scene), "patch_size": 32}
-    model = hf.OwlViTForObjectDetection(hf.OwlViTConfig(vision_config=vision))
-    del model.owlvit.text_model
-    return Network(Owl(model, scene.names), _owl_finish(hf.OwlViTImageProcessor()), True)
+    parts = hf.OwlViTForObjectDetection, hf.OwlViTConfig, hf.OwlViTImageProcessor
+    return _owl_network(scene, *parts, patch=32)
 
 
 def owlv2_network(scene: Scene) -> Network:
     hf = _transformers()
-    vision = {"image_size": _side(scene), "patch_size": 16}
-    model = hf.Owlv2ForObjectDetection(hf.Owlv2Config(vision_config=vision))
-    del model.owlv2.text_model
-    return Network(Owl(model, scene.names), _owl_finish(hf.Owlv2ImageProcessor()), True)
+    parts = hf.Owlv2ForObjectDetection, hf.Owlv2Config, hf.Owlv2ImageProcessor
+    return _owl_network(scene, *parts, patch=16)
+
+
+def _owl_network(
+    scene: Scene, model_of: Callable, config_of: Callable, processor: Callable, *, patch: int
+) -> Network:
+    vision = {"image_size": _side(scene), "patch_size": patch}
+    model = model_of(config_of(vision_config=vision))
+    del getattr(model, model.base_model_prefix).text_model
+    return Network(Owl(model, scene.names), _owl_finish(processor()), True)
 
 
 class Owl(nn.Module):

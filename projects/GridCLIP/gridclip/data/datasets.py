@@ -13,7 +13,7 @@ import msgspec
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from gridclip.clip_weights import sha256_of_file
+from gridclip.files import sha256_of_file
 from gridclip.text.embeddings import quote
 from gridclip.text.names import category_name, load_categories
 

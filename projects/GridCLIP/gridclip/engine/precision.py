@@ -5,7 +5,6 @@ import math
 import statistics
 import time
 
-import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from gridclip.modeling import GridCLIP, optimize_for_inference, set_precision
+from gridclip.pictures import coloured_blocks
 from gridclip.vild import ViLD
 
 Detector = GridCLIP | ViLD
@@ -99,8 +99,7 @@ def _difference(scores: Tensor, others: Tensor) -> float:
 
 
 def _picture(resize: T.AugmentationList) -> Tensor:
-    """(3, H, W) uint8, of the size that pictures have in evaluation: blocks of random colours."""
-    blocks = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    picture = T.AugInput(blocks.repeat(8, axis=0).repeat(8, axis=1))
+    """(3, H, W) uint8, of the size that pictures have in evaluation."""
+    picture = T.AugInput(coloured_blocks(480, 640)[0])
     resize(picture)
     return torch.from_numpy(picture.image.copy()).permute(2, 0, 1).contiguous()

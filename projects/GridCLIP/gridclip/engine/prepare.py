@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
 from gridclip.clip_models import CLIPPathHandler, openai_sha256
-from gridclip.clip_weights import clip_file, sha256_of_file
+from gridclip.clip_weights import clip_file
 from gridclip.data.description import DatasetDescription
 from gridclip.data.embedding_store import EmbeddingStore
 from gridclip.data.proposal_store import ProposalStore
@@ -18,6 +18,7 @@ from gridclip.data.records import all_records
 from gridclip.data.regions import PROPOSALS, Proposals, Regions, Windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
+from gridclip.files import sha256_of_file
 from gridclip.text import TextEmbeddings, as_text_embeddings, get_templates, load_categories
 from gridclip.text.names import category_name
 

@@ -1,15 +1,13 @@
 """What batches need of shared memory, which containers have little of."""
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-SHARED_MEMORY = Path("/dev/shm")
+from gridclip.machine import SHARED_MEMORY, free_shared_memory
 
 
 def check_shared_memory(*loaders: DataLoader) -> None:
@@ -17,9 +15,8 @@ def check_shared_memory(*loaders: DataLoader) -> None:
     a container has 64 MB by default: a worker dies of a bus error there, or is waited for without
     end. ``loaders`` are those in use at one time; the first batch of each is loaded."""
     needed = sum(map(bytes_in_flight, loaders)) * comm.get_local_size()
-    if needed == 0 or not SHARED_MEMORY.is_dir():
-        return
-    if needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
+    free = free_shared_memory() if needed else None
+    if free is not None and needed > free:
         size = -(-needed // 2**30)
         raise ValueError(
             f"The batches that the workers hold ready take up to {needed / 1e6:.0f} MB of shared "

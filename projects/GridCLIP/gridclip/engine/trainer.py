@@ -81,7 +81,7 @@ class Trainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         self._keep_buffers()
         losses, wrong = self._forward(batch)
-        values = {name: loss.item() for name, loss in losses.items()}
+        values = _values(losses)
         wrong += [f"{k} is {value}" for k, value in values.items() if not math.isfinite(value)]
         self.skipped = _on_any_rank(bool(wrong), self.device)
         if self.skipped:
@@ -190,6 +190,14 @@ class Trainer(SimpleTrainer):
         if self.grad_scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self._counts.update(state_dict.get("counts", {}))
+
+
+def _values(losses: dict[str, Tensor]) -> dict[str, float]:
+    """All at once: a GPU is waited for one time."""
+    if not losses:
+        return {}
+    numbers = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    return dict(zip(losses, numbers, strict=True))
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, largest: float | None) -> Tensor:

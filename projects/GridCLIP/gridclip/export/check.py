@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gridclip.modeling import GridCLIP
+from gridclip.pictures import coloured_blocks
 from gridclip.predictor import Predictor
 from gridclip.text import TextEmbeddings
 from gridclip_runtime.engines import Engine
@@ -69,7 +70,7 @@ def _differences(engine: Engine, predictor: Predictor, form: Form) -> Iterator[D
         given = {name: x.numpy() for name, x in Words.of(model).given().items()}
         for height, width in SIZES:
             for batch in BATCHES:
-                pixels = _noise(batch, height, width)
+                pixels = coloured_blocks(height, width, count=batch, seed=height * width)
                 images = [
                     as_input(x, model.backbone.size_divisibility, _mean(model)) for x in pixels
                 ]
@@ -87,13 +88,6 @@ def _vocabularies(predictor: Predictor, form: Form) -> Iterator[TextEmbeddings]:
     if form.words_as_input:
         for count in NAMES:
             yield TextEmbeddings.random([f"name {i}" for i in range(count)], own.dim)
-
-
-def _noise(batch: int, height: int, width: int) -> np.ndarray:
-    """(N, H, W, 3) uint8, smooth enough for the detector to see something."""
-    generator = np.random.default_rng(height * width)
-    coarse = generator.integers(0, 256, (batch, -(-height // 8), -(-width // 8), 3), np.uint8)
-    return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
 
 
 def _mean(model: GridCLIP) -> list[float]:

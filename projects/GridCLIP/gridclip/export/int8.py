@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from torch import Tensor
 
 from gridclip_runtime import Prediction, Predictor
 from gridclip_runtime.engines import KEY, Arrays
@@ -121,11 +123,8 @@ def shared_detections(
     return found / total if total else 1.0
 
 
-def _has_counterpart(best: Prediction, others: Prediction) -> np.ndarray:
+def _has_counterpart(best: Prediction, others: Prediction) -> Tensor:
     """(N,) bool."""
-    a, b = best.pred_boxes[:, None], others.pred_boxes[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    both = sides.clip(min=0).prod(axis=2)
-    area = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2) - both
-    same = best.pred_classes[:, None] == others.pred_classes[None]
-    return (same & (both >= 0.5 * area)).any(axis=1)
+    a, b = (Boxes(torch.from_numpy(x.pred_boxes)) for x in (best, others))
+    same = torch.from_numpy(best.pred_classes[:, None] == others.pred_classes[None])
+    return (same & (pairwise_iou(a, b) >= 0.5)).any(dim=1)
