@@ -37,9 +37,8 @@ class Row:
         are of the same seed."""
         wanted = [Run(variant, seed).name for seed in seeds]
         names = list(takewhile(self.runs.__contains__, wanted))
-        parts = ({name: part[name] for name in names} for part in (self.metrics, self.runs))
-        metrics, runs = parts
-        return Row(metrics, self.described, runs)
+        metrics = {name: self.metrics[name] for name in names}
+        return Row(metrics, self.described, {name: self.runs[name] for name in names})
 
     @property
     def common(self) -> list[dict]:
