@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,8 +31,15 @@ def on_main_process(do: Callable[[], None]) -> None:
             do()
         except (OSError, ValueError) as raised:
             error = raised
-    if (error := comm.all_gather(error)[0]) is not None:
+    if (error := all_gather(error)[0]) is not None:
         raise error
+
+
+def all_gather(value: Any) -> list[Any]:
+    """The values of all processes. Under NCCL the group of detectron2's function waits half an hour
+    for the last one, whatever is set: so all wait for one another first."""
+    comm.synchronize()
+    return comm.all_gather(value)
 
 
 def device_of_rank(device: str) -> torch.device:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from gridclip.data.parts import Part, join
 from gridclip.data.store import ArrayStore
-from gridclip.distributed import on_main_process
+from gridclip.distributed import all_gather, on_main_process
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Filling:
         """
         report = FillReport(self._done, tuple(self._failures), perf_counter() - self._start)
         if self._part is not None:
-            told = dict(ChainMap(*comm.all_gather(self._part.close())))
+            told = dict(ChainMap(*all_gather(self._part.close())))
             on_main_process(partial(join, self.store, told))
         return report
 

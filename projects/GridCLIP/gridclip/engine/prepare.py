@@ -18,6 +18,7 @@ from gridclip.data.records import all_records
 from gridclip.data.regions import PROPOSALS, Proposals, Regions, Windows
 from gridclip.data.store import StoreError
 from gridclip.data.teacher import precompute_embeddings
+from gridclip.distributed import all_gather
 from gridclip.files import sha256_of_file
 from gridclip.text import TextEmbeddings, as_text_embeddings, get_templates, load_categories
 from gridclip.text.names import category_name
@@ -208,8 +209,7 @@ def prepare_embeddings(cfg: DictConfig, data: DatasetDescription) -> None:
         regions = Proposals(_open_proposals(clip.proposals, ids))
     options = dict(num_workers=cfg.dataloader.train.num_workers, device=cfg.train.device)
     report = precompute_embeddings(records, data.name, store_path, clip.weights, regions, **options)
-    comm.synchronize()  # here ranks wait for the slowest: a gather has less patience
-    failures = [failure for part in comm.all_gather(report.failures) for failure in part]
+    failures = [failure for part in all_gather(report.failures) for failure in part]
     if failures:
         raise RuntimeError(
             f"{len(failures)} images of {data.source} could not be embedded, the first "
