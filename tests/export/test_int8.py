@@ -8,8 +8,9 @@ import pytest
 from gridclip.export import Form, export
 from gridclip.export.int8 import shared_detections
 from gridclip_runtime import Prediction, Predictor
+from gridclip_runtime.engines import openvino_core
 
-openvino = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 
@@ -35,7 +36,7 @@ def int8_file(tmp_path_factory, small_detector, pictures):
 
 def quantized_inputs(path):
     """By type of the operation, how many have an input in int8."""
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     counts = collections.Counter()
     for op in model.get_ordered_ops():
         sources = [op.input_value(i).get_node() for i in range(op.get_input_size())]
@@ -46,7 +47,7 @@ def quantized_inputs(path):
 
 @pytest.mark.slow
 def test_convolutions_are_quantized_and_boxes_are_not(int8_file):
-    model = openvino.Core().read_model(int8_file)
+    model = openvino_core().read_model(int8_file)
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
     counts = quantized_inputs(int8_file)
     # Of two levels, deltas and quality are predicted in float32.

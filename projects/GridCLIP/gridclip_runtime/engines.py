@@ -1,12 +1,16 @@
 """The engines that run an exported graph."""
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import openvino
 
 FORMAT = "gridclip export 1"
 KEY = "gridclip"  # of the description, in ONNX's metadata and OpenVINO's rt_info
@@ -55,15 +59,26 @@ class OnnxRuntime:
         return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
 
 
+@functools.cache
+def openvino_core() -> "openvino.Core":
+    """The one of this process.
+
+    Where several come and go in another order than last in, first out, OpenVINO leaves the process
+    with a stack for signals that is gone, and the next signal that Python handles (Ctrl-C, the end
+    of a DataLoader's worker) is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINO:
     """OpenVINO, of an ``.xml`` file with its ``.bin`` beside it."""
 
     def __init__(self, path: Path, threads: int | None = None):
-        import openvino
-
+        core = openvino_core()
         if not (weights := path.with_suffix(".bin")).is_file():
             raise FileNotFoundError(f"{weights} is missing, which export wrote beside {path.name}.")
-        core = openvino.Core()
         model = core.read_model(path)
         text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else "null"
         self.description = parse_description(text, path)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gridclip_runtime.engines import openvino_core
+
 
 def to_openvino(module: nn.Module, example: Tensor, shape: list[int] | None = None) -> Any:
     """An ``openvino.Model`` by tracing.
@@ -50,13 +52,12 @@ class Compiled:
     """A graph that OpenVINO runs on the CPU in at least 32 bits where it is not quantised."""
 
     def __init__(self, model: Any):
-        import openvino
-
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        compiled = openvino_core().compile_model(model, "CPU", settings)
+        self._request = compiled.create_infer_request()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs. The next call writes over them."""

@@ -88,7 +88,7 @@ class GridCLIPSource:
 
         from gridclip.export import int8
 
-        model = openvino.Core().read_model(path.with_name(f"{OPENVINO}.xml"))
+        model = engines.openvino_core().read_model(path.with_name(f"{OPENVINO}.xml"))
         about = model.get_rt_info(engines.KEY).astype(str)
         model = int8.quantize(model, map(forms.inputs, forms.scene.pictures))
         model.set_rt_info(json.dumps(json.loads(about)), engines.KEY)

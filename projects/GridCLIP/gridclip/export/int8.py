@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
 from gridclip_runtime import Prediction, Predictor
-from gridclip_runtime.engines import KEY, Arrays
+from gridclip_runtime.engines import KEY, Arrays, openvino_core
 from gridclip_runtime.pictures import Picture
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def quantize_file(path: Path, pictures: Sequence[Picture]) -> float:
     import openvino
 
     before = Predictor(path)
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     about = model.get_rt_info(KEY).astype(str)
     # At the size that the network sees.
     quantized = quantize(model, [before.inputs_of(picture) for picture in pictures])
@@ -73,7 +73,7 @@ def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Mod
     """
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     samples = list(inputs)
     return nncf.quantize(
         model,
