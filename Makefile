@@ -61,7 +61,7 @@ check-env: env ## print what is installed, what fits this machine, which data ar
 	$(PY) scripts/check_env.py
 
 test: env ## run all tests, on all cores
-	$(VENV)/bin/pytest tests -n auto --dist loadfile
+	$(VENV)/bin/pytest tests -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: env ## check style, formatting, the direction of imports, and types
 	$(VENV)/bin/ruff check .

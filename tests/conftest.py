@@ -1,5 +1,6 @@
 """Shared fixtures: seeds, and the real test data where they are at hand."""
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -34,6 +35,19 @@ settings.load_profile("gridclip")
 
 # The models are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: at the end no process is left with a long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze_garbage() -> None:
+    """What tests of other files have left is not searched again: that would take seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
 """The code of the pages runs, in a folder like the repository's root after ``make demo``."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from demo_root import root, run_page  # noqa: F401 (a fixture)
-from gridclip.text import TextEmbeddings
 from pages import PAGES, ROOT, blocks
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -29,16 +27,6 @@ def test_own_vocabulary(capsys):
     assert 0 < len(namespace["few"]) <= 20
     assert set(namespace["cones"].names) == {"traffic cone"}
     assert "pictures/0.png" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_export(onnx_file):
-    """Its commands are only parsed: exporting takes long."""
-    shutil.copy(onnx_file, "detector.onnx")
-    TextEmbeddings.random(["shoe", "cone"], 32).save("words.safetensors")
-    namespace = run_page(ROOT / "docs/export.md")
-    assert namespace["predictor"].names == ("shoe", "cone")
-    assert [len(found) > 0 for found in namespace["several"]] == [True, True]
 
 
 def test_troubleshooting():

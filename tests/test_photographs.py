@@ -1,5 +1,6 @@
 """The production config on real photographs, from random weights of RN50's true sizes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,24 @@ SMOKE = PROJECT / "configs/lvis/gridclip_r50_ov_smoke.py"
 VILD_SMOKE = PROJECT / "configs/lvis/vild_r50_ov_smoke.py"
 
 
+TRAIN, VAL = 24, 10
+
+
+@pytest.fixture(scope="module")
+def datasets(mini_datasets, tmp_path_factory):
+    """A DETECTRON2_DATASETS with some of the photographs: the teacher takes long for all."""
+    root = tmp_path_factory.mktemp("datasets")
+    (root / "coco").symlink_to(mini_datasets / "coco")
+    (root / "lvis").mkdir()
+    for name, count in (("lvis_v1_train.json", TRAIN), ("lvis_v1_val.json", VAL)):
+        content = json.loads((mini_datasets / "lvis" / name).read_text())
+        content["images"] = content["images"][:count]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        (root / "lvis" / name).write_text(json.dumps(content))
+    return root
+
+
 def run(datasets, *command):
     process = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -32,53 +51,53 @@ def run(datasets, *command):
 
 
 @pytest.mark.slow
-def test_production_config_trains_resumes_and_evaluates(mini_datasets, tmp_path):
+def test_production_config_trains_resumes_and_evaluates(datasets, tmp_path):
     output = tmp_path / "run"
     train = (PROJECT / "train_net.py", "--config-file", SMOKE, f"train.output_dir={output}")
-    run(mini_datasets, *train)
+    run(datasets, *train)
 
     store = EmbeddingStore.open(output / "image_embeddings")
-    assert len(store.manifest.image_ids) == 128
-    assert store.manifest.arrays["embeddings"][0] == (128, 1, 2, 1024)
+    assert len(store.manifest.image_ids) == TRAIN
+    assert store.manifest.arrays["embeddings"][0] == (TRAIN, 1, 2, 1024)
     text = TextEmbeddings.load(output / "text_embeddings.safetensors")
     assert len(text) == 1203 and text.clip_sha256 == store.manifest.teacher_sha256
 
     results = read_results(output / "results.json")
     assert results["iterations"] == 4
     assert results["protocol"]["dataset"] == "lvis_v1_val"
-    assert results["protocol"]["images"] == 10
+    assert results["protocol"]["images"] == VAL
     assert results["protocol"]["novel_classes"] == 337
     assert 0 <= results["metrics"]["bbox"]["AP"] <= 100
 
-    printed = run(mini_datasets, *train[:3], "--resume", *train[3:], "train.max_iter=6")
+    printed = run(datasets, *train[:3], "--resume", *train[3:], "train.max_iter=6")
     assert "Starting training from iteration 4" in printed
     assert read_results(output / "results.json")["iterations"] == 6
 
-    run(mini_datasets, ROOT / "scripts/visualize.py", "results", output)
+    run(datasets, ROOT / "scripts/visualize.py", "results", output)
     report = output / "report"
     assert (report / "losses.png").is_file() and list(report.glob("pictures/run/*.jpg"))
 
 
 @pytest.mark.slow
-def test_vild_from_text_over_proposals_and_regions_to_the_ensemble(mini_datasets, tmp_path):
+def test_vild_from_text_over_proposals_and_regions_to_the_ensemble(datasets, tmp_path):
     text, output, proposals = (tmp_path / name for name in ("text", "run", "proposals"))
     train = (PROJECT / "train_net.py", "--config-file", VILD_SMOKE)
     shared = f"clip.text_embeddings={tmp_path / 'text.safetensors'}"
     without = "dataloader.train.mapper.embeddings=null"
     weight = "model.roi_heads.distillation_weight=0"
-    run(mini_datasets, *train, f"train.output_dir={text}", shared, weight, without)
+    run(datasets, *train, f"train.output_dir={text}", shared, weight, without)
     results = read_results(text / "results.json")
     assert results["iterations"] == 4 and results["protocol"]["novel_classes"] == 337
 
     options = ("--weights", text / "model_final.pth", "--output", proposals, "--num-workers", "0")
     script = ROOT / "scripts/precompute.py"
     most = ("--max-proposals", "1", "--opts", shared)
-    printed = run(mini_datasets, script, "proposals", *train[1:], *options, *most)
-    assert "128 of 128 images done" in printed and "warning: the config" not in printed
+    printed = run(datasets, script, "proposals", *train[1:], *options, *most)
+    assert f"{TRAIN} of {TRAIN} images done" in printed and "warning: the config" not in printed
 
     ensemble = "model.roi_heads.image_head=${.box_head}"
     settings = (f"train.output_dir={output}", f"clip.proposals={proposals}", shared, ensemble)
-    run(mini_datasets, *train, *settings)
+    run(datasets, *train, *settings)
     regions, store = (
         EmbeddingStore.open(output / "region_embeddings"),
         ProposalStore.open(proposals),
@@ -86,9 +105,9 @@ def test_vild_from_text_over_proposals_and_regions_to_the_ensemble(mini_datasets
     assert regions.manifest.dim == 1024 and regions.counts.tolist() == store.counts.tolist()
     assert regions.manifest.regions_sha256 == store.digest()
     results = read_results(output / "results.json")
-    assert results["protocol"]["images"] == 10
+    assert results["protocol"]["images"] == VAL
     assert 0 <= results["metrics"]["bbox"]["AP"] <= 100
 
-    printed = run(mini_datasets, *train, "--resume", *settings, "train.max_iter=6")
+    printed = run(datasets, *train, "--resume", *settings, "train.max_iter=6")
     assert "Starting training from iteration 4" in printed
     assert read_results(output / "results.json")["iterations"] == 6

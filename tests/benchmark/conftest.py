@@ -37,8 +37,9 @@ def _with_words(cfg, **changes):
     return instantiate({**cfg, "classifier": classifier}).eval()
 
 
-def _gridclip():
+def _gridclip(levels=("p3", "p4", "p5", "p6", "p7")):
     cfg = _tiny("gridclip_r50")
+    cfg.head_in_features, cfg.head.num_levels = list(levels), len(levels)
     cfg.head.conv_dims = [64]
     return _with_words(cfg)
 
@@ -69,11 +70,13 @@ def _fcos():
     ).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
-    """Builds a very small "gridclip", "vild", "vild_ensemble" or "fcos"."""
+    """Builds a very small "gridclip", "vild", "vild_ensemble" or "fcos", or "gridclip" of two
+    levels: fewer nodes export faster."""
     builders = {
         "gridclip": _gridclip,
+        "gridclip_of_two_levels": lambda: _gridclip(["p4", "p7"]),
         "vild": _vild,
         "vild_ensemble": lambda: _vild(ensemble=True),
         "fcos": _fcos,

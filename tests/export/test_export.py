@@ -13,27 +13,14 @@ from world import save_untrained_vild
 
 
 @pytest.mark.slow
-def test_onnx_says_what_it_holds(onnx_file, small_detector):
-    about = open_engine(onnx_file).description
-    assert about["inputs"] == ["images", "text_embeddings", "competitors", "is_novel"]
-    assert tuple(about["vocabulary"]["names"]) == small_detector.names
-    assert about["training_vocabulary"] is None  # the same
-    assert set(about["base_names"]) == small_detector.base_names == {"red thing", "green thing"}
-    assert about["weighed_as_base"] == ["green thing", "red thing"]
-    assert about["limits"] == {"threshold": 0.0, "nms": 0.6, "max_detections": 300}
-    assert about["resize"] == [96, 1333] and about["multiple"] == 32
-    assert list(onnx_file.parent.iterdir()) == [onnx_file]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-def test_every_format(suffix, small_detector, tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_formats(suffix, small_detector, tmp_path, monkeypatch):
+    """OpenVINO's is in tests/runtime."""
     monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 203), (129, 97)))
     form = Form(words_as_input=suffix == ".pt2", raw=suffix == ".onnx")
     path = tmp_path / "new" / f"detector{suffix}"
     assert export(small_detector, path, form).difference < 1e-4
-    kept = {path.name} | ({"detector.bin"} if suffix == ".xml" else set())
-    assert {file.name for file in path.parent.iterdir()} == kept
+    assert list(path.parent.iterdir()) == [path]
     about = (Program if suffix == ".pt2" else open_engine)(path).description
     assert about == describe(small_detector, form)
 

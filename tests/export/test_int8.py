@@ -1,12 +1,14 @@
 """int8 files of OpenVINO: what is quantized, what they find, and what is refused."""
 
 import collections
+import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from gridclip.export import Form, export
-from gridclip.export.int8 import shared_detections
+from gridclip.export.int8 import quantize_file, shared_detections
 from gridclip_runtime import Prediction, Predictor
 from gridclip_runtime.engines import openvino_core
 
@@ -24,14 +26,32 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def int8_file(tmp_path_factory, small_detector, pictures):
+def files(tmp_path_factory, small_detector, pictures):
+    """Of one export, the float32 file before it is quantized, and the int8 one."""
+    before = tmp_path_factory.mktemp("float32") / "detector.xml"
     path = tmp_path_factory.mktemp("int8") / "detector.xml"
+
+    def keep_and_quantize(file, *args):
+        copy(file, before)
+        return quantize_file(file, *args)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gridclip.export.check.SIZES", ((65, 97),))
+        patch.setattr(sys.modules[export.__module__], "quantize_file", keep_and_quantize)
         found = export(small_detector, path, calibration=pictures)
     assert found.difference < 1e-4 and 0.8 <= found.shared <= 1
     assert {file.name for file in path.parent.iterdir()} == {"detector.xml", "detector.bin"}
-    return path
+    return before, path
+
+
+@pytest.fixture(scope="module")
+def int8_file(files):
+    return files[1]
+
+
+def copy(xml, to):
+    for suffix in (".xml", ".bin"):
+        shutil.copy(xml.with_suffix(suffix), to.with_suffix(suffix))
 
 
 def quantized_inputs(path):
@@ -64,12 +84,14 @@ def test_words_stay_an_input(int8_file, small_detector, pictures):
 
 
 @pytest.mark.slow
-def test_what_finds_too_little_is_not_kept(small_detector, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 97),))
+def test_what_finds_too_little_is_not_kept(files, pictures, tmp_path, monkeypatch):
+    path = tmp_path / "detector.xml"
+    copy(files[0], path)
+    before = path.with_suffix(".bin").read_bytes()
     monkeypatch.setattr("gridclip.export.int8.LEAST_SHARE", 1.01)
     with pytest.raises(ValueError, match="int8 detector finds only .* less than 101%"):
-        export(small_detector, tmp_path / "detector.xml", calibration=pictures)
-    assert list(tmp_path.iterdir()) == []
+        quantize_file(path, pictures)
+    assert path.with_suffix(".bin").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,25 @@
 """The runtime finds what gridclip's Predictor finds."""
 
 import json
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
+from demo_root import root, run_page  # noqa: F401 (a fixture)
 from gridclip.export import Form, export
+from gridclip.export.description import describe
 from gridclip.text import TextEmbeddings
 from gridclip_runtime import Predictor
+from gridclip_runtime.engines import open_engine
 from gridclip_runtime.vocabulary import Vocabulary
+from pages import ROOT
 
-PROJECT = Path(__file__).parents[2] / "projects/GridCLIP"
+PROJECT = ROOT / "projects/GridCLIP"
 
 
 # Exporting takes half a minute.
@@ -45,6 +49,18 @@ def assert_same(found, expected):
         distances = np.abs(rows - [*box, score]).max(axis=1)
         near = [expected.names[i] for i in np.flatnonzero(distances < 0.01)]
         assert name in near
+
+
+def test_onnx_says_what_it_holds(onnx_file, small_detector):
+    about = open_engine(onnx_file).description
+    assert about["inputs"] == ["images", "text_embeddings", "competitors", "is_novel"]
+    assert tuple(about["vocabulary"]["names"]) == small_detector.names
+    assert about["training_vocabulary"] is None  # the same
+    assert set(about["base_names"]) == small_detector.base_names == {"red thing", "green thing"}
+    assert about["weighed_as_base"] == ["green thing", "red thing"]
+    assert about["limits"] == {"threshold": 0.0, "nms": 0.6, "max_detections": 300}
+    assert about["resize"] == [96, 1333] and about["multiple"] == 32
+    assert list(onnx_file.parent.iterdir()) == [onnx_file]
 
 
 def test_detections_are_the_predictors(runtime, small_detector, pictures):
@@ -119,17 +135,30 @@ def test_providers_of_onnxruntime(onnx_file, runtime, pictures, tmp_path, monkey
 
 
 def test_openvino_with_fixed_words(small_detector, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 97),))
-    predictor = small_detector.with_vocabulary(["blue thing", "kite"])
-    export(predictor, tmp_path / "detector.xml", Form(words_as_input=False))
-    runtime = Predictor(tmp_path / "detector.xml", threads=1)
+    monkeypatch.setattr("gridclip.export.check.SIZES", ((65, 203), (129, 97)))
+    predictor, form = small_detector.with_vocabulary(["blue thing", "kite"]), Form(False)
+    path = tmp_path / "new/detector.xml"
+    assert export(predictor, path, form).difference < 1e-4
+    assert {file.name for file in path.parent.iterdir()} == {"detector.xml", "detector.bin"}
+    assert open_engine(path).description == describe(predictor, form)
+    runtime = Predictor(path, threads=1)
     for picture in pictures:
         assert_same(runtime(picture), predictor(picture))
     with pytest.raises(ValueError, match="without --fixed-words"):
         runtime.set_vocabulary(["kite"])
-    (tmp_path / "detector.bin").unlink()
+    path.with_suffix(".bin").unlink()
     with pytest.raises(FileNotFoundError, match="detector.bin is missing"):
-        Predictor(tmp_path / "detector.xml")
+        Predictor(path)
+
+
+@pytest.mark.usefixtures("root")
+def test_the_page_of_exports(onnx_file):
+    """Its commands are only parsed: exporting takes long."""
+    shutil.copy(onnx_file, "detector.onnx")
+    TextEmbeddings.random(["shoe", "cone"], 32).save("words.safetensors")
+    namespace = run_page(ROOT / "docs/export.md")
+    assert namespace["predictor"].names == ("shoe", "cone")
+    assert [len(found) > 0 for found in namespace["several"]] == [True, True]
 
 
 WITHOUT_TORCH = """
