@@ -11,12 +11,11 @@ from detectron2.solver import LRMultiplier
 from detectron2.structures import Boxes, Instances
 from fvcore.common.param_scheduler import LinearParamScheduler
 from torch import nn
-from torch.multiprocessing import get_context
 from torch.nn.parallel import DistributedDataParallel
 
-from gridclip.distributed import leave_process_group
 from gridclip.engine.failures import SKIPPED_STEPS, bad_inputs
 from gridclip.engine.trainer import MOST_IN_A_ROW, Trainer, clip_gradients
+from ranks import run_ranks
 
 NAN, INF = math.nan, math.inf
 
@@ -266,10 +265,8 @@ def test_a_resumed_run_forgets_what_it_repeats(make, tmp_path):
     assert written(tmp_path) == []
 
 
-def _train_on_rank(rank, folder, wrong, outcomes):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
-    )
+def _train_on_rank(folder, wrong):
+    rank = torch.distributed.get_rank()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = batches(*[x if rank == 1 else None for x in wrong])
@@ -289,25 +286,12 @@ def _train_on_rank(rank, folder, wrong, outcomes):
         {k: v.tolist() for k, v in s.items() if "norm.running" not in k and "num_batches" not in k}
         for s in seen.states
     ]
-    outcomes.put((rank, seen.skipped, states, error))
-    leave_process_group()
+    return seen.skipped, states, error
 
 
 def two_ranks(folder, wrong):
     """Both ranks' skipped steps, states after each step and the error, if one ended them."""
-    context = get_context("fork")
-    outcomes = context.Queue()
-    ranks = [
-        context.Process(target=_train_on_rank, args=(i, folder, wrong, outcomes)) for i in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    try:
-        return [x[1:] for x in sorted(outcomes.get(timeout=60) for _ in ranks)]
-    finally:
-        for process in ranks:
-            process.join(timeout=10)
-            process.kill()
+    return run_ranks(2, folder, _train_on_rank, folder, wrong)
 
 
 def test_all_ranks_skip_what_is_not_finite_on_one(tmp_path):

@@ -69,4 +69,4 @@ def test_bounds_are_narrow(monkeypatch):
 def test_pays_with_many_weights_where_processors_can(monkeypatch, count, grad, vnni, pays):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     with torch.set_grad_enabled(grad):
-        assert RoundedProducts.pays(torch.zeros(count, 1)) is pays
+        assert RoundedProducts.pays(torch.zeros(count, 2)) is pays
