@@ -10,17 +10,21 @@ import torch.distributed as dist
 from gridclip.distributed import leave_process_group
 
 
-def run_ranks(world: int, folder: Path, function: Callable, *args: Any) -> list[Any]:
-    """Call ``function(*args)`` in forked processes that are the ranks of a gloo group.
+def run_ranks(
+    world: int, folder: Path, function: Callable, *args: Any, method: str = "fork"
+) -> list[Any]:
+    """Call ``function(*args)`` in processes that are the ranks of a gloo group.
 
     Args:
         folder: for the file by which the ranks find each other.
+        method: "spawn" for a function with a backward pass: torch may refuse one in a process
+            forked from one that had a backward pass itself.
 
     Returns:
         What each rank has returned, or the exception that it has raised, or its exit code if it
         was killed.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(method)
     init = folder / f"init-{len(list(folder.iterdir()))}"
     pipes = [context.Pipe(duplex=False) for _ in range(world)]
     processes = [

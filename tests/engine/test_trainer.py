@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -289,12 +290,14 @@ def _train_on_rank(folder, wrong):
     return seen.skipped, states, error
 
 
-def two_ranks(folder, wrong):
-    """Both ranks' skipped steps, states after each step and the error, if one ended them."""
-    return run_ranks(2, folder, _train_on_rank, folder, wrong)
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """Gives both ranks' skipped steps, states after each step and the error, if one ended them."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # they import this file
+    return lambda folder, wrong: run_ranks(2, folder, _train_on_rank, folder, wrong, method="spawn")
 
 
-def test_all_ranks_skip_what_is_not_finite_on_one(tmp_path):
+def test_all_ranks_skip_what_is_not_finite_on_one(two_ranks, tmp_path):
     wrong = [None, "loss", None, "boxes", None, "gradient", None]
     (skipped, states, error), other = two_ranks(tmp_path, wrong)
     assert error is None and skipped == [x is not None for x in wrong] == other[0]
@@ -307,7 +310,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(tmp_path):
     assert lines[0]["image_ids"] == [102, 103] and lines[2]["image_ids"] == [10, 11]
 
 
-def test_all_ranks_stop_together(tmp_path):
+def test_all_ranks_stop_together(two_ranks, tmp_path):
     (_, _, error), other = two_ranks(tmp_path, [None, *["loss"] * 9])
     assert error == other[2] and "diverged at step 1:" in error and "pictures 102, 103" in error
     assert len(written(tmp_path)) == MOST_IN_A_ROW + 1
