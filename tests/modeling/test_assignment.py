@@ -1,5 +1,4 @@
 import copy
-import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +7,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from gridclip.distributed import leave_process_group
 from gridclip.modeling import FCOSAssignment, TaskAlignedAssignment
 from gridclip.modeling.federated_loss import federated_varifocal_loss
+from ranks import run_ranks
 
 CLASSES = torch.tensor([1, 3, 4])
 DETECTOR = SimpleNamespace(num_classes=6)
@@ -174,16 +173,12 @@ def test_negatives_alone_are_torchvisions_focal_loss():
     torch.testing.assert_close(loss, focal.sum())
 
 
-def _losses_of_rank(rank, init_file, model, inputs, outcomes):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{init_file}", rank=rank, world_size=2
-    )
+def _losses_of_rank(model, inputs):
     torch.set_num_threads(1)
     with EventStorage(1000):
-        losses = model([inputs[rank]])
-    outcomes.put({name: loss.item() for name, loss in losses.items()})
+        losses = model([inputs[torch.distributed.get_rank()]])
     torch.distributed.barrier()
-    leave_process_group()
+    return {name: loss.item() for name, loss in losses.items()}
 
 
 @pytest.mark.parametrize("assignment", [TaskAlignedAssignment(), FCOSAssignment()])
@@ -197,17 +192,6 @@ def test_mean_of_two_ranks_is_the_loss_of_one_process(assignment, tiny_gridclip,
     inputs[1]["instances"] = inputs[0]["instances"][:0]
     with EventStorage(1000):
         expected = {name: loss.item() for name, loss in copy.deepcopy(model)(inputs).items()}
-    context = multiprocessing.get_context("fork")
-    outcomes = context.Queue()
-    arguments = tmp_path / "init", model, inputs, outcomes
-    ranks = [context.Process(target=_losses_of_rank, args=(i, *arguments)) for i in range(2)]
-    for process in ranks:
-        process.start()
-    try:
-        found = [outcomes.get(timeout=60) for _ in ranks]
-    finally:
-        for process in ranks:
-            process.join(timeout=10)
-            process.kill()
+    found = run_ranks(2, tmp_path, _losses_of_rank, model, inputs)
     mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}
     assert mean == pytest.approx(expected, rel=1e-4)
