@@ -7,10 +7,10 @@ space, C names looked for, B names that compete with them, L locations and K pai
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gridclip.modeling import GridCLIP
-from gridclip.modeling.dense_scores import combine, combine_bound, neighbours
 from gridclip.modeling.products import inner_products
 from gridclip.modeling.text_classifier import FoldedClassifier
 
@@ -112,13 +112,20 @@ class DetectorGraph(nn.Module):
             weight = weight * model.classifier.log_scale.exp()
         classifier = FoldedClassifier(weight, self.length, model.classifier.bias)
         dense = self._dense(features["res5"], words)
-        decode = self._score_all if self.raw else self._decode
-        parts = zip(*model.head(levels), model.anchor_generator(levels), strict=True)
-        found = [
-            decode(classifier, dense, x, deltas, quality, anchors.tensor)
-            for x, deltas, quality, anchors in parts
-        ]
-        return tuple(torch.cat(x, dim=1) for x in zip(*found, strict=True))
+        parts = self.model.head(levels)
+        sizes = [x.shape[1] for x in parts[0]]
+        # All levels at once: a graph that repeats itself for each takes minutes to export.
+        grid_features, deltas, quality = (torch.cat(x, dim=1) for x in parts)
+        anchors = self._anchors(levels)
+        rows = Locations(grid_features, self._boxes(deltas, anchors), quality, anchors)
+        if self.raw:
+            return rows.boxes, self._log_scores(classifier, dense, rows).exp()
+        return self._decode(classifier, dense, rows, sizes)
+
+    def _anchors(self, levels: list[Tensor]) -> Tensor:
+        """(N, R of all levels, 4)."""
+        anchors = torch.cat([x.tensor for x in self.model.anchor_generator(levels)])
+        return anchors.expand(levels[0].shape[0], -1, -1)
 
     def _dense(self, res5: Tensor, words: Words) -> "DenseMaps | None":
         dense, trunk, text = self.model.dense_scores, self.model.backbone.bottom_up, words[0]
@@ -130,47 +137,41 @@ class DetectorGraph(nn.Module):
         weights = torch.tensor(dense.weight) if novel is None else dense.weights(novel)
         return DenseMaps(p, weights, trunk.size_divisibility)
 
-    def _score_all(
-        self,
-        classifier: FoldedClassifier,
-        dense: "DenseMaps | None",
-        features: Tensor,
-        deltas: Tensor,
-        quality: Tensor,
-        anchors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Boxes (N, R, 4) and scores (N, R, C)."""
-        scores = _head_scores(classifier(features), quality)
-        if dense is not None:
-            scores = dense.combine(scores, *dense.around(anchors))
-        return self._boxes(deltas, anchors.expand(deltas.shape[0], -1, -1)), scores
+    def _log_scores(
+        self, classifier: FoldedClassifier, dense: "DenseMaps | None", rows: "Locations"
+    ) -> Tensor:
+        """(N, R, C). Logarithms, as two powers of each score would take most of the time."""
+        scores = _log_head_scores(classifier(rows.features), rows.quality)
+        return scores if dense is None else dense.combine(scores, rows.anchors)
+
+    def _best(
+        self, classifier: FoldedClassifier, dense: "DenseMaps | None", rows: "Locations"
+    ) -> Tensor:
+        """At least the largest of the logarithms: (N, R)."""
+        products = inner_products(rows.features, classifier.weight).amax(dim=2, keepdim=True)
+        logits = classifier.logits(products, classifier.norm(rows.features))
+        best = _log_head_scores(logits, rows.quality).squeeze(2)
+        return best if dense is None else dense.bound(best, rows.anchors)
 
     def _decode(
         self,
         classifier: FoldedClassifier,
         dense: "DenseMaps | None",
-        features: Tensor,
-        deltas: Tensor,
-        quality: Tensor,
-        anchors: Tensor,
+        rows: "Locations",
+        sizes: list[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``GridCLIP._candidates``, of a level of N images and without a threshold."""
-        products = inner_products(features, classifier.weight).amax(dim=2, keepdim=True)
-        logits = classifier.logits(products, classifier.norm(features))
-        best = _head_scores(logits, quality).squeeze(2)
-        if dense is not None:
-            cells, shares = dense.around(anchors)
-            best = dense.bound(best, cells, shares)
-        places = _top(best, self.model.test_topk_locations).indices
-        scores = _head_scores(classifier(_rows(features, places)), _rows(quality, places))
-        if dense is not None:
-            scores = dense.combine(scores, cells[places], shares[places])
+        """As ``GridCLIP._candidates``, of N images and without a threshold."""
+        best = self._best(classifier, dense, rows)
+        places = _top(best, sizes, self.model.test_topk_locations)
+        chosen = Locations(*(_rows(x, torch.cat(places, dim=1)) for x in rows))
+        scores = self._log_scores(classifier, dense, chosen)
         num_classes = scores.shape[2]
-        best, pairs = _top(scores.flatten(1), self.model.test_topk_candidates)
-        rows = pairs // num_classes
-        places = places.gather(1, rows)
-        boxes = self._boxes(_rows(deltas, places), anchors[places])
-        return boxes, best, pairs - rows * num_classes  # ONNX's exporter fails on %
+        sizes = [x.shape[1] * num_classes for x in places]
+        scores = scores.flatten(1)
+        pairs = torch.cat(_top(scores, sizes, self.model.test_topk_candidates), dim=1)
+        at = pairs // num_classes
+        classes = pairs - at * num_classes  # ONNX's exporter fails on %
+        return _rows(chosen.boxes, at), scores.gather(1, pairs).exp(), classes
 
     def _boxes(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """(N, K, 4), of deltas and anchors of that shape."""
@@ -178,8 +179,24 @@ class DetectorGraph(nn.Module):
         return apply(deltas.flatten(0, 1), anchors.flatten(0, 1)).unflatten(0, deltas.shape[:2])
 
 
+class Locations(NamedTuple):
+    """Of N images and R locations of all levels.
+
+    Attributes:
+        features: (N, R, F).
+        boxes, anchors: (N, R, 4).
+        quality: (N, R, 1), logits.
+    """
+
+    features: Tensor
+    boxes: Tensor
+    quality: Tensor
+    anchors: Tensor
+
+
 class DenseMaps:
-    """``DenseMap`` of a batch, by the operations that other engines have."""
+    """``DenseMap`` of a batch, for logarithms of scores, by operations that other engines have and
+    do fast: gathering takes longer than products with mostly zeros."""
 
     def __init__(self, probabilities: Tensor, weights: Tensor, stride: int):
         """
@@ -188,42 +205,57 @@ class DenseMaps:
             weights: of C names, or of all.
             stride: pixels of a cell.
         """
-        _, self.height, self.width, _ = probabilities.shape
-        self.probabilities, self.weights = probabilities.flatten(1, 2), weights
-        self.best = self.probabilities.amax(dim=2, keepdim=True)
-        self.stride = stride
+        self.probabilities, self.weights, self.stride = probabilities, weights, stride
 
-    def around(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """The four cells around the centers of anchors (R, 4), and their shares, both (R, 4)."""
-        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-        return neighbours(centers, self.height, self.width, self.stride)
-
-    def combine(self, scores: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
+    def combine(self, scores: Tensor, anchors: Tensor) -> Tensor:
         """
         Args:
-            scores: (N, K, C), of the head.
-            cells, shares: (K, 4), or (N, K, 4) where images differ.
+            scores: (N, K, C), logarithms of the head's.
+            anchors: (N, K, 4).
         """
-        return combine(scores, self._at(self.probabilities, cells, shares), self.weights)
+        rows, columns = self._shares(anchors)
+        cells = (rows[..., None] * columns[..., None, :]).flatten(2)
+        return _combine(scores, cells @ self.probabilities.flatten(1, 2), self.weights)
 
-    def bound(self, scores: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
+    def bound(self, scores: Tensor, anchors: Tensor) -> Tensor:
         """As ``DenseMap.bound``, of scores (N, K)."""
-        return combine_bound(scores, self._at(self.best, cells, shares).squeeze(2), self.weights)
+        rows, columns = self._shares(anchors)
+        p = (rows @ self.probabilities.amax(dim=3) * columns).sum(dim=2)
+        weights = self.weights
+        return _combine(scores, p, weights.min()).maximum(_combine(scores, p, weights.max()))
 
-    def _at(self, maps: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
-        cells, shares = (x.expand(maps.shape[0], -1, -1) for x in (cells, shares))
-        # One cell after the other: all four would take four times the memory.
-        parts = [_rows(maps, cells[..., i]) * shares[..., i, None] for i in range(4)]
-        return parts[0] + parts[1] + parts[2] + parts[3]
+    def _shares(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows (N, K, H) and columns (N, K, W) at the centers of anchors (N, K, 4): the shares
+        of a bilinear interpolation, which fall from 1 to 0 within a cell."""
+        centers = (anchors[..., :2] + anchors[..., 2:]) / 2 / self.stride - 0.5
+        x, y = centers.clamp(min=0)[..., None].unbind(dim=2)
+        height, width = self.probabilities.shape[1:3]
+        rows, columns = (
+            (1 - (at.clamp(max=size - 1) - torch.arange(size)).abs()).clamp(min=0)
+            for at, size in ((y, height), (x, width))
+        )
+        return rows, columns
 
 
-def _head_scores(logits: Tensor, quality: Tensor) -> Tensor:
-    """As ``head_scores``. onnxruntime's sigmoid is off by 1e-7 near 0, and its root by 3e-4."""
-    return ((1 + (-logits).exp()) * (1 + (-quality).exp())).rsqrt()
+def _combine(scores: Tensor, p: Tensor, weight: Tensor) -> Tensor:
+    """As ``combine``, of logarithms of scores; of p = 0 that of a number close to it."""
+    return scores * (1 - weight) + p.clamp(min=torch.finfo(p.dtype).tiny).log() * weight
 
 
-def _top(scores: Tensor, most: int) -> torch.return_types.topk:
-    return scores.topk(torch.sym_min(most, scores.shape[1]), dim=1)
+def _log_head_scores(logits: Tensor, quality: Tensor) -> Tensor:
+    """The logarithms of what ``head_scores`` gives."""
+    return (F.softplus(-logits) + F.softplus(-quality)) * -0.5
+
+
+def _top(scores: Tensor, sizes: list[int], most: int) -> list[Tensor]:
+    """Where the largest scores are, descending, at most as many of each part of (N, sum of sizes):
+    a list of (N, K) int64."""
+    places, start = [], 0
+    for part in scores.split(sizes, dim=1):
+        best = part.topk(torch.sym_min(most, part.shape[1]), dim=1).indices
+        places.append(best + start)
+        start += part.shape[1]
+    return places
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

@@ -58,12 +58,12 @@ def quantize_file(path: Path, pictures: Sequence[Picture]) -> float:
 
 
 def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Model":
-    """The model with its convolutions, and what lies between them, in int8.
+    """The model with its convolutions, what lies between them, and the choice of locations in int8.
 
-    In float32 stay the convolutions that predict box deltas and quality, all that comes after the
-    last convolutions (products with the words, the dense map, scores and boxes), and group norms.
-    On the laptop world's development data boxes in int8 would cost 1.1 AP, deltas and quality 0.6,
-    and the rest costs nothing that can be told from noise.
+    In float32 stay the convolutions that predict box deltas and quality, all else that comes after
+    the last convolutions (scores of what was chosen, the dense map, boxes), and group norms. On the
+    laptop world's development data boxes in int8 would cost 1.1 AP, deltas and quality 0.6, and the
+    rest costs nothing that can be told from noise.
 
     Args:
         inputs: of the model, by name, as it is to see them.
@@ -73,9 +73,11 @@ def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Mod
     """
     import nncf
 
+    from .choice import round_choice
+
     logging.getLogger("nncf").setLevel(logging.ERROR)
     samples = list(inputs)
-    return nncf.quantize(
+    quantized = nncf.quantize(
         model,
         nncf.Dataset(samples),
         preset=nncf.QuantizationPreset.MIXED,
@@ -84,6 +86,8 @@ def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Mod
             names=_stay_in_float32(model), types=["MVN", "Multiply", "MatMul"], validate=False
         ),
     )
+    round_choice(quantized)
+    return quantized
 
 
 def _stay_in_float32(model: "openvino.Model") -> list[str]:

@@ -91,9 +91,16 @@ class DenseMap:
         return _interpolate(self.probabilities if maps is None else maps, self.around(centers))
 
     def around(self, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """See :func:`neighbours`."""
+        """The four cells around each of ``centers``, (K, 4) int64, and their shares, (K, 4)."""
         height, width = self.probabilities.shape[:2]
-        return neighbours(centers, height, width, self.stride)
+        x, y = (centers / self.stride - 0.5).clamp(min=0).unbind(dim=1)
+        x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
+        x0, y0 = x.long(), y.long()
+        x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+        fx, fy = x - x0, y - y0
+        cells = [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
+        shares = [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy]
+        return torch.stack(cells, dim=1), torch.stack(shares, dim=1)
 
     def combine(
         self, scores: Tensor, around: tuple[Tensor, Tensor], names: slice = slice(None)
@@ -115,7 +122,8 @@ class DenseMap:
         Args:
             scores, centers: (K,) and (K, 2).
         """
-        return combine_bound(scores, self.at(centers, self._best).squeeze(1), self.weights)
+        p, weights = self.at(centers, self._best).squeeze(1), self.weights
+        return combine(scores, p, weights.min()).maximum(combine(scores, p, weights.max()))
 
 
 def _interpolate(maps: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
@@ -123,26 +131,3 @@ def _interpolate(maps: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
     cells, shares = around
     maps = maps.flatten(0, 1).contiguous()
     return F.embedding_bag(cells, maps, mode="sum", per_sample_weights=shares)
-
-
-def combine_bound(scores: Tensor, p: Tensor, weights: Tensor) -> Tensor:
-    """At least :func:`combine` of these with any of the ``weights``."""
-    return combine(scores, p, weights.min()).maximum(combine(scores, p, weights.max()))
-
-
-def neighbours(centers: Tensor, height: int, width: int, stride: int) -> tuple[Tensor, Tensor]:
-    """The four cells around each position, (K, 4) int64, and their shares, (K, 4).
-
-    Args:
-        centers: (K, 2), x and y in pixels.
-        height, width: of the map, in cells.
-        stride: pixels of a cell.
-    """
-    x, y = (centers / stride - 0.5).clamp(min=0).unbind(dim=1)
-    x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
-    x0, y0 = x.long(), y.long()
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
-    fx, fy = x - x0, y - y0
-    cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], 1)
-    shares = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
-    return cells, shares

@@ -29,8 +29,7 @@ def inner_products(features: Tensor, weight: Tensor) -> Tensor:
     row = features.reshape(1, 1, -1, features.shape[-1])  # a picture of one row, channels last
     row = row.permute(0, 3, 1, 2)
     weights = [weight]
-    # In an export, sizes may have no value yet.
-    if not torch.compiler.is_exporting() and weight.numel() > _LARGE:
+    if weight.numel() > _LARGE:
         weights = list(weight.split(max(1, _LARGE // 8 // weight.shape[1])))
     parts = [F.conv2d(row, part[:, :, None, None]) for part in weights]
     products = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
