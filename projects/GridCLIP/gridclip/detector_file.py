@@ -24,6 +24,7 @@ from gridclip.modeling import TextClassifier
 from gridclip.text import TextEmbeddings
 
 _FORMAT = "gridclip detector 1"
+_HINT = "Weights of a checkpoint need their config: Predictor(config, weights)."
 # Classes that a file may name. Only classes: calling one builds a part of a detector.
 _ALLOWED = (
     "gridclip.modeling.",
@@ -95,12 +96,12 @@ class DetectorFile:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
+            message = f"{path} is not a whole safetensors file ({error}). {_HINT}"
+            raise ValueError(message) from error
         if metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"{path} is no detector in one file, as Predictor.save writes it: its format is "
-                f"'{metadata.get('format', 'not stated')}', not '{_FORMAT}'. Weights of a "
-                "checkpoint need their config: Predictor(config, weights)."
+                f"'{metadata.get('format', 'not stated')}', not '{_FORMAT}'. {_HINT}"
             )
         try:
             header = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
