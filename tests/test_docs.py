@@ -197,7 +197,9 @@ def test_readme_quotes_result_files():
         f"without image-level alignment {ap('no_image_alignment')} and "
         f"{ap('no_image_alignment', 'APr')}. In 500 steps ViLD-text has {ap('vild_text')} and "
         f"{ap('vild_text', 'APr')}, with GridCLIP's dense scores {ap('vild_text_dense')} and "
-        f"{ap('vild_text_dense', 'APr')}, and F-VLM {ap('fvlm')} and {ap('fvlm', 'APr')}",
+        f"{ap('vild_text_dense', 'APr')}, ViLD {ap('vild')} and {ap('vild', 'APr')}, with them "
+        f"{ap('vild_dense')} and {ap('vild_dense', 'APr')}, and F-VLM {ap('fvlm')} and "
+        f"{ap('fvlm', 'APr')}",
         f"{speed['setup']['size'][0]} x {speed['setup']['size'][1]} on two threads of an "
         f"{speed['setup']['processor']} a picture takes {seconds('gridclip')}, with ViLD "
         f"{seconds('vild')}, and a training step {step('gridclip')} an image, with ViLD "
