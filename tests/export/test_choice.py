@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
+from gridclip_runtime.engines import openvino_core
+
 openvino = pytest.importorskip("openvino")
-
-from openvino import opset13 as ops  # noqa: E402
-
-from gridclip.export.choice import round_choice  # noqa: E402
-from gridclip_runtime.engines import openvino_core  # noqa: E402
+ops = pytest.importorskip("openvino.opset13")
 
 DIM = 16
 
@@ -42,6 +40,8 @@ def compiled(model):
 
 @pytest.fixture(scope="module")
 def models():
+    from gridclip.export.choice import round_choice
+
     length = np.random.default_rng(0).normal(size=(DIM, DIM)).astype(np.float32)
     exact, rounded = choosing_model(length), choosing_model(length)
     round_choice(rounded)
@@ -55,7 +55,9 @@ def test_products_are_off_by_their_rounding(models, batch, names):
     features = noise.normal(size=(batch, 5, DIM)).astype(np.float32)
     words = noise.normal(size=(names, DIM)).astype(np.float32)
     exact, rounded, length = models
-    (best, norm, others), (best8, norm8, others8) = (run(features, words) for run in models[:2])
+    (best, norm, others), (best8, norm8, others8) = (
+        run(features, words) for run in (exact, rounded)
+    )
     largest = features.max(axis=2, keepdims=True)
 
     def allowed(weight):  # half a step of each feature and each weight

@@ -31,7 +31,8 @@ def round_choice(model: openvino.Model) -> None:
 
 
 def _grid_features(model: openvino.Model) -> openvino.Output:
-    """Of all locations, which are multiplied with the words, and of which the largest is taken."""
+    """The grid features of all locations: what is multiplied with the words before the largest
+    product is taken."""
     (products,) = (
         source
         for op in model.get_ordered_ops()

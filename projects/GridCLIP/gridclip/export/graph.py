@@ -112,20 +112,16 @@ class DetectorGraph(nn.Module):
             weight = weight * model.classifier.log_scale.exp()
         classifier = FoldedClassifier(weight, self.length, model.classifier.bias)
         dense = self._dense(features["res5"], words)
-        parts = self.model.head(levels)
+        parts = model.head(levels)
         sizes = [x.shape[1] for x in parts[0]]
         # All levels at once: a graph that repeats itself for each takes minutes to export.
         grid_features, deltas, quality = (torch.cat(x, dim=1) for x in parts)
-        anchors = self._anchors(levels)
+        anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
+        anchors = anchors.expand(images.shape[0], -1, -1)
         rows = Locations(grid_features, self._boxes(deltas, anchors), quality, anchors)
         if self.raw:
             return rows.boxes, self._log_scores(classifier, dense, rows).exp()
         return self._decode(classifier, dense, rows, sizes)
-
-    def _anchors(self, levels: list[Tensor]) -> Tensor:
-        """(N, R of all levels, 4)."""
-        anchors = torch.cat([x.tensor for x in self.model.anchor_generator(levels)])
-        return anchors.expand(levels[0].shape[0], -1, -1)
 
     def _dense(self, res5: Tensor, words: Words) -> "DenseMaps | None":
         dense, trunk, text = self.model.dense_scores, self.model.backbone.bottom_up, words[0]
@@ -140,7 +136,7 @@ class DetectorGraph(nn.Module):
     def _log_scores(
         self, classifier: FoldedClassifier, dense: "DenseMaps | None", rows: "Locations"
     ) -> Tensor:
-        """(N, R, C). Logarithms, as two powers of each score would take most of the time."""
+        """(N, R, C), logarithms: two powers of each score would take twice as long."""
         scores = _log_head_scores(classifier(rows.features), rows.quality)
         return scores if dense is None else dense.combine(scores, rows.anchors)
 
@@ -195,8 +191,11 @@ class Locations(NamedTuple):
 
 
 class DenseMaps:
-    """``DenseMap`` of a batch, for logarithms of scores, by operations that other engines have and
-    do fast: gathering takes longer than products with mostly zeros."""
+    """``DenseMap`` of a batch, for logarithms of scores, by operations that other engines have.
+
+    The four cells around a center are not gathered: a product with the shares of all cells, most of
+    them zero, takes less time there.
+    """
 
     def __init__(self, probabilities: Tensor, weights: Tensor, stride: int):
         """
@@ -238,7 +237,7 @@ class DenseMaps:
 
 
 def _combine(scores: Tensor, p: Tensor, weight: Tensor) -> Tensor:
-    """As ``combine``, of logarithms of scores; of p = 0 that of a number close to it."""
+    """As ``combine``, of logarithms of scores. p = 0 counts as the smallest normal number."""
     return scores * (1 - weight) + p.clamp(min=torch.finfo(p.dtype).tiny).log() * weight
 
 
@@ -248,8 +247,15 @@ def _log_head_scores(logits: Tensor, quality: Tensor) -> Tensor:
 
 
 def _top(scores: Tensor, sizes: list[int], most: int) -> list[Tensor]:
-    """Where the largest scores are, descending, at most as many of each part of (N, sum of sizes):
-    a list of (N, K) int64."""
+    """Where the largest scores of each part are, descending.
+
+    Args:
+        scores: (N, R), parts of ``sizes`` one after the other.
+        most: of a part.
+
+    Returns:
+        (N, K) int64 of each part, places in (N, R).
+    """
     places, start = [], 0
     for part in scores.split(sizes, dim=1):
         best = part.topk(torch.sym_min(most, part.shape[1]), dim=1).indices
