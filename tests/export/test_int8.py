@@ -86,6 +86,15 @@ def test_words_stay_an_input(int8_file, small_detector, pictures):
 
 
 @pytest.mark.slow
+def test_a_file_of_any_name(files, pictures, tmp_path):
+    path = tmp_path / "int8.xml"
+    copy(files[0], path)
+    quantize_file(path, pictures)
+    assert quantized_inputs(path) == quantized_inputs(files[1])
+    assert {file.name for file in tmp_path.iterdir()} == {"int8.xml", "int8.bin"}
+
+
+@pytest.mark.slow
 def test_what_finds_too_little_is_not_kept(files, small_detector, pictures, tmp_path, monkeypatch):
     def write(program, form, about, path):
         copy(files[0], path)

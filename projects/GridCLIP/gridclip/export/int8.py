@@ -43,7 +43,7 @@ def quantize_file(path: Path, pictures: Sequence[Picture]) -> float:
     # At the size that the network sees.
     quantized = quantize(model, [before.inputs_of(picture) for picture in pictures])
     quantized.set_rt_info(about, KEY)
-    new = path.with_stem("int8")
+    new = path.with_stem(f"{path.stem}_int8")  # never the file that is still mapped into memory
     openvino.save_model(quantized, new, compress_to_fp16=False)
     share = shared_detections(before, Predictor(new), pictures)
     if share < LEAST_SHARE:
