@@ -9,7 +9,8 @@ from gridclip.evaluation.results import git_commit, processor_name, versions
 
 
 def environment(device: str) -> dict:
-    """Processor, threads, load, versions and commit."""
+    """Processor, threads, load, versions and commit; of a GPU, whether convolutions take TF32."""
+    on_cuda = torch.device(device).type == "cuda"
     return {
         "processor": processor_name(device),
         "device": str(device),
@@ -19,6 +20,7 @@ def environment(device: str) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
         "cuda": torch.version.cuda,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32 if on_cuda else None,
         "platform": platform.platform(),
         "commit": git_commit(),
         "versions": versions(),

@@ -150,7 +150,6 @@ def main(argv: list[str] | None = None) -> None:
     record = {
         "size": list(args.size),
         "categories": len(text_embeddings(cfg)),
-        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         "runs": runs,
         "seconds": time.monotonic() - start,
         "environment": environment(args.device),
