@@ -1,5 +1,7 @@
 """Parameters and multiply-adds of a detector, by fvcore."""
 
+import copy
+
 import torch
 from detectron2.utils.analysis import FlopCountAnalysis
 from torch import nn
@@ -18,6 +20,9 @@ def count_arithmetic(model: nn.Module, picture: dict) -> dict:
         "parameters", their number; "gmac" and "gmac_by_stage", in 1e9 multiply-adds (which fvcore
         calls flops); "unsupported_ops", how often each operation occurs that fvcore cannot count.
     """
+    if next(model.parameters()).device.type != "cpu":
+        # Tracing makes the sizes of tensors tensors of the CPU, which do not mix with others.
+        model = copy.deepcopy(model).cpu()
     flops = FlopCountAnalysis(model, [picture])
     flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     names = {module: name for name, module in model.named_modules()}
