@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from detectron2.layers import batched_nms
@@ -14,6 +16,7 @@ from gridclip.modeling.candidates import (
 from gridclip.modeling.dense_scores import DenseMap
 from gridclip.modeling.rounded_products import RoundedProducts
 from gridclip.modeling.text_classifier import FoldedClassifier
+from pretended_gpu import pretended_gpu
 
 
 class Bounded(FoldedClassifier):
@@ -42,9 +45,11 @@ def dense_map(classes, weights, seed=0):
     return DenseMap(p, weights, stride=32)
 
 
-def locate(logits, quality, *arguments):
-    classifier = of_logits(logits.shape[1])
-    return best_locations(classifier, features_of(logits), quality, *arguments)
+def locate(logits, quality, num_locations, dense, centers):
+    """Of one level."""
+    classifier, features = of_logits(logits.shape[1]), features_of(logits)
+    counts = [len(logits)]
+    return best_locations(classifier, features, quality, dense, centers, counts, num_locations)
 
 
 def everything(logits, quality, dense, centers):
@@ -107,6 +112,24 @@ def test_each_level_has_its_own_best_pairs():
         torch.testing.assert_close(plain[rows[part], columns[part]], best)
 
 
+@pytest.mark.parametrize("kind", [FoldedClassifier, Bounded])
+@pytest.mark.parametrize("dense", [None, dense_map(30, torch.full((30,), 0.2))])
+def test_each_level_has_its_own_best_locations(kind, dense):
+    """Those of a small level, all of them, stand between those of large ones."""
+    counts = [100, 7, 0, 20, 60]
+    features, quality = torch.randn(sum(counts), 16), torch.randn(sum(counts), 1)
+    centers = 128 * torch.rand(sum(counts), 2)
+    classifier = kind(torch.randn(30, 16), torch.eye(16), torch.tensor(-2.0))
+    found = best_locations(classifier, features, quality, dense, centers, counts, 12)
+    start = 0
+    for count, rows in zip(counts, found.split([12, 7, 0, 12, 12]), strict=True):
+        level = slice(start, start + count)
+        of_level = features[level], quality[level], dense, centers[level], [count], 12
+        alone = best_locations(classifier, *of_level) + start
+        assert set(rows.tolist()) == set(alone.tolist()) and len(set(rows.tolist())) == len(rows)
+        start += count
+
+
 def test_without_a_dense_map_as_many_locations_as_pairs_hold_the_best_pairs():
     logits, quality = torch.randn(500, 40), torch.randn(500, 1)
     scores = everything(logits, quality, None, None)
@@ -153,8 +176,9 @@ def test_bounded_search_finds_the_locations_of_a_plain_one(seed, names, spread, 
     if weight == 0.15:
         weights[::2] = 0.4  # novel
     dense = None if weight is None else dense_map(names, weights, seed)
-    found = best_locations(Bounded(*parts), features, quality, 10, dense, centers)
-    plain = best_locations(FoldedClassifier(*parts), features, quality, 10, dense, centers)
+    arguments = (features, quality, dense, centers, [len(features)], 10)
+    found = best_locations(Bounded(*parts), *arguments)
+    plain = best_locations(FoldedClassifier(*parts), *arguments)
     logits = FoldedClassifier(*parts).best(features)
     measure = (logits.sigmoid() * quality.squeeze(1).sigmoid()).sqrt()
     measure = measure if dense is None else dense.bound(measure, centers)
@@ -167,24 +191,28 @@ def test_bounded_search_finds_the_locations_of_a_plain_one(seed, names, spread, 
 
 @settings(max_examples=60)
 @given(
+    on_gpu=st.booleans(),
     seed=st.integers(0, 2**32),
     rows=st.integers(0, 9),
     parts=st.lists(st.integers(1, 90), min_size=1, max_size=4),
     count=st.integers(1, 40),
     levels=st.sampled_from([3, 1000]),
 )
-def test_best_entries_are_those_of_a_whole_sort(seed, rows, parts, count, levels):
+def test_best_entries_are_those_of_a_whole_sort(on_gpu, seed, rows, parts, count, levels):
     """With many equal ones, too."""
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randint(levels, (rows, sum(parts)), generator=generator) / levels
-    best, first = BestEntries(count, 0.2, matrix.device), 0
-    for part in matrix.split(parts, dim=1):
-        best.add(part, first)
-        first += part.shape[1]
-    expected = matrix[matrix > 0.2].sort(descending=True).values[:count]
-    assert torch.equal(best.scores, expected)
-    assert torch.equal(matrix[best.rows, best.columns], expected)
-    assert len(set(zip(best.rows.tolist(), best.columns.tolist(), strict=True))) == len(expected)
+    with pretended_gpu() if on_gpu else nullcontext():
+        device = "cuda" if on_gpu else "cpu"
+        best, first = BestEntries(count, torch.device(device)), 0
+        for part in matrix.to(device).split(parts, dim=1):
+            best.add(part, first)
+            first += part.shape[1]
+        found, rows, columns = (x.cpu() for x in (best.scores, best.rows, best.columns))
+    expected = matrix.flatten().sort(descending=True).values[:count]
+    assert torch.equal(found, expected)
+    assert torch.equal(matrix[rows, columns], expected)
+    assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == len(expected)
 
 
 def test_pairs_above_the_threshold_best_first():

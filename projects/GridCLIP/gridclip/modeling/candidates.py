@@ -11,7 +11,6 @@ from .products import inner_products
 from .rounded_products import RoundedProducts
 from .text_classifier import FoldedClassifier
 
-_MANY = 4  # times the locations that are chosen: from there on bounds save time
 _LOOKUP = 200  # a block's products, looked up, take as long as those of so many in a matrix
 _HALVINGS = 8
 # Detections that are tried first. Of less, torchvision moves boxes apart by category, which rounds.
@@ -29,59 +28,70 @@ def best_locations(
     classifier: FoldedClassifier,
     grid_features: Tensor,
     quality: Tensor,
-    num_locations: int,
     dense: DenseMap | None,
     centers: Tensor,
+    counts: list[int],
+    num_locations: int,
 ) -> Tensor:
-    """The locations whose best categories score most, each by the head and by the dense map.
+    """Each level's locations whose best categories score most, by the head and by the dense map.
 
     The two may mean different categories: so the combined score of no category there is higher.
 
     Args:
         classifier: of the features, C categories.
-        grid_features, quality: (R, F) float32, and (R, 1) logits.
-        num_locations: the most that are chosen.
+        grid_features, quality: (R, F) float32, and (R, 1) logits, of all levels.
         dense: None: the head alone chooses.
         centers: (R, 2), x and y in pixels.
+        counts: locations of each level, R in all.
+        num_locations: the most that are chosen of a level.
 
     Returns:
-        (min(num_locations, R),) int64.
+        (K,) int64, rows of the features, level by level.
     """
-    if len(grid_features) <= num_locations:
-        return torch.arange(len(grid_features), device=grid_features.device)
+    rows = torch.arange(len(grid_features), device=grid_features.device)
+    if max(counts) <= num_locations:
+        return rows
 
-    def measure(logits: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+    def measure(logits: Tensor, rows: Tensor) -> Tensor:
         scores = head_scores(logits, quality[rows].squeeze(1))
         return scores if dense is None else dense.bound(scores, centers[rows])
 
-    if classifier.rounded is not None and len(grid_features) >= _MANY * num_locations:
-        return _bounded_search(
-            classifier, classifier.rounded, grid_features, num_locations, measure
-        )
-    return measure(classifier.best(grid_features)).topk(num_locations).indices
+    levels, products = rows.split(counts), classifier.rounded
+    if products is None:  # all levels at once: on a GPU each operation has its price
+        measures = measure(classifier.best(grid_features), rows).split(counts)
+        places = [x.topk(min(num_locations, len(x))).indices for x in measures]
+        return torch.cat([level[best] for level, best in zip(levels, places, strict=True)])
+    found = [
+        _bounded_search(classifier, products, x, level, num_locations, measure)
+        for x, level in zip(grid_features.split(counts), levels, strict=True)
+    ]
+    return torch.cat(found)
 
 
 def _bounded_search(
     classifier: FoldedClassifier,
     products: RoundedProducts,
     features: Tensor,
+    level: Tensor,
     num_locations: int,
-    measure: Callable[..., Tensor],
+    measure: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The locations of the largest measures, which grow with a location's best logit.
+    """Rows of a level with the largest measures, which grow with a location's best logit.
 
     Few products are computed exactly: those whose bounds allow a location among the best, and there
     a better category than the one found.
     """
+    if len(features) <= num_locations:
+        return level
     norm = classifier.norm(features).squeeze(1)
 
     def measured(best: Tensor, rows: Tensor) -> Tensor:
-        return measure(classifier.logits(best, norm[rows]), rows)
+        return measure(classifier.logits(best, norm[rows]), level[rows])
 
     bounds = products.bounds(features)
     best_bounds, blocks = bounds.max(dim=1)
     possible = measured(best_bounds, torch.arange(len(features), device=features.device))
-    first = possible.topk(2 * num_locations).indices
+    first = possible.topk(min(2 * num_locations, len(features))).indices
     reached = measured(products.largest(features[first], blocks[first]), first)
     least = reached.topk(num_locations).values[-1] * (1 - 1e-5)  # less than rounding hides
     rows = (possible >= least).nonzero().squeeze(1)
@@ -95,10 +105,10 @@ def _bounded_search(
     others = (bounds[rows] > needed[:, None]).scatter_(1, blocks[rows, None], False).nonzero()
     if len(others) * _LOOKUP > len(rows) * bounds.shape[1]:
         best = classifier.best(features[rows])
-        return rows[measure(best, rows).topk(num_locations).indices]
+        return level[rows[measure(best, level[rows]).topk(num_locations).indices]]
     places, blocks = others.unbind(dim=1)
     best.scatter_reduce_(0, places, products.largest(features[rows[places]], blocks), "amax")
-    return rows[measured(best, rows).topk(num_locations).indices]
+    return level[rows[measured(best, rows).topk(num_locations).indices]]
 
 
 def best_pairs(
@@ -114,8 +124,7 @@ def best_pairs(
     """The k best (location, category) pairs of each level that are above a threshold.
 
     Args:
-        grid_features, quality, dense, centers: as of :func:`best_locations`, of all levels.
-        counts: locations of each level, R in all.
+        grid_features, quality, dense, centers, counts: as of :func:`best_locations`.
         num_pairs: k, at most.
 
     Returns:
@@ -124,7 +133,7 @@ def best_pairs(
     """
     norm, num_classes = classifier.norm(grid_features), len(classifier.weight)
     around = None if dense is None else dense.around(centers)
-    levels = [BestEntries(num_pairs, threshold, norm.device) for _ in counts]
+    levels = [BestEntries(num_pairs, norm.device) for _ in counts]
     size = _NAMES[norm.device.type]
     for first in range(0, num_classes, size):
         names = slice(first, first + size)
@@ -134,48 +143,51 @@ def best_pairs(
             scores = dense.combine(scores, around, names)
         for level, part in zip(levels, scores.split(counts), strict=True):
             level.add(part, first)
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    rows = torch.cat([x.rows + start for x, start in zip(levels, starts, strict=True)])
-    return torch.cat([x.scores for x in levels]), rows, torch.cat([x.columns for x in levels])
+    scores = torch.cat([x.scores for x in levels])
+    rows = torch.cat([x.rows + sum(counts[:i]) for i, x in enumerate(levels)])
+    categories = torch.cat([x.columns for x in levels])
+    above = (scores > threshold).nonzero().squeeze(1)
+    return scores[above], rows[above], categories[above]
 
 
 class BestEntries:
-    """The k best entries of a matrix that are above a threshold; its columns come in parts.
+    """The k best entries of a matrix; its columns come in parts.
 
     Attributes:
-        scores: (K,), descending, so far.
-        rows, columns: (K,) int64.
+        scores, rows, columns: (K,), best first; the last two int64.
     """
 
-    def __init__(self, count: int, threshold: float, device: torch.device):
-        self.count, self.least = count, threshold
+    def __init__(self, count: int, device: torch.device):
+        self.count = count
         self.scores = torch.empty(0, device=device)
         self.rows = self.columns = torch.empty(0, dtype=torch.int64, device=device)
 
     def add(self, part: Tensor, first: int) -> None:
         """Columns from ``first`` on."""
         flat, width = part.flatten(), part.shape[1]
-        places = self._possible(flat)
+        if flat.device.type == "cpu":
+            places = self._possible(flat)
+        else:  # finds the best fast, and waits for whoever looks at numbers
+            places = flat.topk(min(self.count, len(flat))).indices
         scores = torch.cat([self.scores, flat[places]])
         rows = torch.cat([self.rows, places // width])
         columns = torch.cat([self.columns, places % width + first])
         self.scores, order = scores.topk(min(self.count, len(scores)))
         self.rows, self.columns = rows[order], columns[order]
-        if len(order) == self.count > 0:
-            self.least = float(self.scores[-1])
 
     def _possible(self, flat: Tensor) -> Tensor:
-        """Places of entries above the least, the best among them. Choosing from all of a long list
-        is slow: the best groups have the best entries."""
+        """Places of entries above the least so far, the best among them. To choose from all of a
+        long list is slow on a CPU: the best groups have the best entries."""
+        least = float(self.scores[-1]) if len(self.scores) == self.count > 0 else float("-inf")
         length = len(flat) // _GROUP
         maxima = flat[: _GROUP * length].view(_GROUP, length).amax(dim=0)
-        groups = (maxima > self.least).nonzero().squeeze(1)
+        groups = (maxima > least).nonzero().squeeze(1)
         if len(groups) > self.count:
             groups = groups[maxima[groups].topk(self.count).indices]
         members = groups + length * torch.arange(_GROUP, device=flat.device)[:, None]
         rest = torch.arange(_GROUP * length, len(flat), device=flat.device)
         places = torch.cat([members.flatten(), rest])
-        return places[flat[places] > self.least]
+        return places[flat[places] > least]
 
 
 def best_detections(

@@ -5,7 +5,7 @@ CLIP's space, C categories of the vocabulary, K of them in a batch's loss, V win
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,17 +35,6 @@ _LIMITS = {
     "nms": "test_nms_thresh",
     "max_detections": "max_detections_per_image",
 }
-
-
-class Level(NamedTuple):
-    """What the head says of a level's R locations in an image: (R, F), (R, 4) and (R, 1); their
-    anchors (R, 4), and the middles of these, (R, 2)."""
-
-    features: Tensor
-    deltas: Tensor
-    quality: Tensor
-    anchors: Tensor
-    centers: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -269,11 +258,8 @@ class GridCLIP(FCOS):
         results = []
         for i, image_size in enumerate(images.image_sizes):
             dense = self._dense_map(dense_probabilities, i)
-            levels = [
-                Level(x[i].float(), deltas[i], quality[i], anchor.tensor, anchor.get_centers())
-                for x, deltas, quality, anchor in zip(*predictions, anchors, strict=True)
-            ]
-            boxes, scores, classes = self._candidates(classifier, levels, dense)
+            levels = [[x[i] for x in part] for part in predictions]
+            boxes, scores, classes = self._candidates(classifier, levels, anchors, dense)
             limits = self.test_nms_thresh, self.max_detections_per_image
             keep = best_detections(boxes, scores, classes, *limits)
             found = Instances(image_size, pred_boxes=Boxes(boxes[keep]))
@@ -340,23 +326,25 @@ class GridCLIP(FCOS):
         return kept[1]
 
     def _candidates(
-        self, classifier: FoldedClassifier, levels: list[Level], dense: DenseMap | None
+        self,
+        classifier: FoldedClassifier,
+        predictions: list[list[Tensor]],
+        anchors: list[Boxes],
+        dense: DenseMap | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates."""
-        most = self.test_topk_locations
-        places = [
-            best_locations(classifier, x.features, x.quality, most, dense, x.centers)
-            for x in levels
-        ]
-        chosen = [
-            Level(*(x[rows] for x in level)) for level, rows in zip(levels, places, strict=True)
-        ]
-        features, deltas, quality, anchors, centers = map(torch.cat, zip(*chosen, strict=True))
+        """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates, from the head's
+        features, deltas and quality and the anchors of each level."""
+        features, deltas, quality = (torch.cat(levels).float() for levels in predictions)
+        locations, counts = Boxes.cat(anchors), [len(x) for x in anchors]
+        centers, most = locations.get_centers(), self.test_topk_locations
+        places = best_locations(classifier, features, quality, dense, centers, counts, most)
         scores, rows, classes = best_pairs(
-            *(classifier, features, quality, dense, centers, [len(x) for x in places]),
+            *(classifier, features[places], quality[places], dense, centers[places]),
+            [min(count, most) for count in counts],
             *(self.test_topk_candidates, self.test_score_thresh),
         )
-        boxes = self.box2box_transform.apply_deltas(deltas[rows], anchors[rows])
+        places = places[rows]
+        boxes = self.box2box_transform.apply_deltas(deltas[places], locations.tensor[places])
         return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 _LARGE = 2**23
 # Features and weights multiplied at a time, whose products stay below that. On a GPU larger chunks
 # save launches.
-_CHUNK = {"cpu": (4096, 1024), "cuda": (4096, 32768)}
+_CHUNK = {"cpu": (4096, 1024), "cuda": (2**14, 2**13)}
 
 
 def inner_products(features: Tensor, weight: Tensor) -> Tensor:
