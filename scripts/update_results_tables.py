@@ -50,6 +50,8 @@ SECTIONS = {
     "own-vocabulary": {"thresholds.json": thresholds_table},
     "speed": {
         "speed_cpu.json": speed_table,
+        "speed_h100.json": partial(speed_table, name="speed_h100"),
+        "speed_h100_bfloat16.json": partial(speed_table, name="speed_h100_bfloat16"),
         "peers_cpu.json": peers_table,
         "teacher_passes_cpu.json": teacher_passes_table,
         "predictor.json": predictor_table,

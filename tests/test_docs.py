@@ -180,6 +180,7 @@ def test_readme_quotes_result_files():
     results = PROJECT / "results"
     world = json.loads((results / "laptop_world.json").read_text())
     speed = json.loads((results / "speed_cpu.json").read_text())
+    on_gpu = json.loads((results / "speed_h100.json").read_text())["inference"]
     overfit = read_results(results / "overfit16.json")["metrics"]["bbox"]["AP"]
 
     def ap(variant: str, name: str = "AP") -> str:
@@ -204,9 +205,41 @@ def test_readme_quotes_result_files():
         f"{speed['setup']['processor']} a picture takes {seconds('gridclip')}, with ViLD "
         f"{seconds('vild')}, and a training step {step('gridclip')} an image, with ViLD "
         f"{step('vild')}",
+        f"On an H100 a picture takes {on_gpu['gridclip_r50_ov_1x']['p50']:.4f} s, with ViLD "
+        f"{on_gpu['vild_r50_ov']['p50']:.4f} s",
         f"AP {overfit:.1f}",
     ):
         assert quoted in readme
+
+
+def test_pages_quote_what_was_measured_on_a_gpu():
+    results = PROJECT / "results"
+    one, eight = (
+        json.loads((results / f"speed_h100{name}.json").read_text()) for name in ("", "_bfloat16")
+    )
+    amp = json.loads((results / "lab.json").read_text())["amp"]
+
+    def seconds(record: dict, name: str) -> str:
+        return f"{record['inference'][name]['p50']:.4f} s"
+
+    def step(name: str) -> str:
+        return f"{eight['training'][name]['step']:.4f} s"
+
+    ours, vild = "gridclip_r50_ov_1x", "vild_r50_ov"
+    windows = one["teacher_passes"]["per_image"]["tiles9"]["seconds"]
+    ap = {name: own["AP"] for name, own in amp["summary"].items()}
+    for page, quoted in (
+        (
+            "speed",
+            f"in float32 takes {seconds(one, ours)}, with ViLD {seconds(one, vild)}; in batches "
+            f"of eight in bfloat16 one takes {seconds(eight, ours)}, with ViLD "
+            f"{seconds(eight, vild)}.",
+        ),
+        ("speed", f"bfloat16 takes {step(ours)} an image, with ViLD {step(vild)}."),
+        ("lab", f"100,170 x {windows:.3f} s | {100_170 * windows / 3600:.1f} h"),
+        ("training", ", ".join(f"{x['mean']:.1f} in {name}" for name, x in ap.items())),
+    ):
+        assert quoted in " ".join((ROOT / f"docs/{page}.md").read_text().split())
 
 
 def name_problems(text: str) -> Iterator[str]:

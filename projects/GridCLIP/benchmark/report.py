@@ -138,7 +138,7 @@ def draw(record: dict, path: Path) -> None:
         axes.text(
             min(end, limit),
             row,
-            f" {end:.2f} s ",
+            f" {end:.3g} s ",
             va="center",
             ha="right" if beyond else "left",
             color="white" if beyond else "black",

@@ -36,15 +36,17 @@ def overfit_table(record: dict, name: str, config: str) -> str:
     )
 
 
-def speed_table(record: dict) -> str:
-    """The record of scripts/compare_speed.py."""
+def speed_table(record: dict, name: str = "speed_cpu") -> str:
+    """The record of scripts/compare_speed.py, in the file of a name."""
+    setup = record["setup"]
     return "\n\n".join(
         [
-            "**Speed.** *Official* post-processing is each detector's own; *matched* gives ViLD a "
-            "score threshold of 0.01, so that it suppresses about as many pairs as GridCLIP.",
+            f"**Speed, {setup['processor']}, {setup['dtype']}.** *Official* post-processing is "
+            "each detector's own; *matched* gives ViLD a score threshold of 0.01, so that it "
+            "suppresses about as many pairs as GridCLIP.",
             report.tables(record, tablefmt="github"),
-            "![Seconds of the stages](results/speed_cpu.png)",
-            origin(record["setup"]),
+            f"![Seconds of the stages](results/{name}.png)",
+            origin(setup),
         ]
     )
 
@@ -203,7 +205,7 @@ def model_zoo_table(record: dict) -> str:
             f"*Multiply-adds* are those of one picture of {height} x {width}, resized as the "
             f"config does at test. *Images a second* were measured at {' x '.join(map(str, size))} "
             f"in {speed['dtype']} on {speed['threads']} threads of an {speed['processor']} "
-            "([speed.md](speed.md)); nothing was measured on a GPU. *GPU-hours* are an estimate "
+            "([speed.md](speed.md)). *GPU-hours* are an estimate "
             f"for one {record['gpu']}: images x multiply-adds x "
             f"{record['operations_per_multiply_add']} operations (two a multiply-add, and three "
             "times the forward pass for a step), at "
