@@ -39,23 +39,22 @@ def features_of(logits):
     return torch.cat([logits, torch.ones(len(logits), 1)], dim=1)
 
 
-def dense_map(classes, weights, seed=0):
+def dense_map(weights, centers, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    p = torch.rand(3, 4, classes, generator=generator).softmax(dim=-1)
-    return DenseMap(p, weights, stride=32)
+    p = torch.rand(3, 4, len(weights), generator=generator).softmax(dim=-1)
+    return DenseMap(p, weights, 32, centers)
 
 
-def locate(logits, quality, num_locations, dense, centers):
+def locate(logits, quality, num_locations, dense):
     """Of one level."""
     classifier, features = of_logits(logits.shape[1]), features_of(logits)
-    counts = [len(logits)]
-    return best_locations(classifier, features, quality, dense, centers, counts, num_locations)
+    return best_locations(classifier, features, quality, dense, [len(logits)], num_locations)
 
 
-def everything(logits, quality, dense, centers):
+def everything(logits, quality, dense):
     """The score of every pair of location and category."""
     scores = (logits.sigmoid() * quality.sigmoid()).sqrt()
-    return scores if dense is None else dense.combine(scores, dense.around(centers))
+    return scores if dense is None else dense.combine(scores)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.booleans())
@@ -65,47 +64,50 @@ def test_bound_of_a_location_is_at_least_its_best_pair(seed, classes, novel):
     logits = 4 * torch.randn(50, classes, generator=generator)
     quality, centers = torch.randn(50, 1), 140 * torch.rand(50, 2, generator=generator)
     weights = torch.where(torch.arange(classes) % 2 == 1, 0.4 if novel else 0.1, 0.1)
-    dense = dense_map(classes, weights, seed)
+    dense = dense_map(weights, centers, seed)
     best = (logits.amax(dim=1).sigmoid() * quality.squeeze(1).sigmoid()).sqrt()
-    bound = dense.bound(best, centers)
-    scores = everything(logits, quality, dense, centers)
+    bound = dense.bound(best)
+    scores = everything(logits, quality, dense)
     assert (bound >= scores.amax(dim=1) * (1 - 1e-5)).all()
-    places = locate(logits, quality, 10, dense, centers)
+    places = locate(logits, quality, 10, dense)
     left_out = torch.ones(50, dtype=torch.bool)
     left_out[places] = False
     assert scores[left_out].max() <= bound[places].min() * (1 + 1e-5)
 
 
-def pairs(logits, quality, dense, centers, num_pairs, threshold=0.0):
-    """The best of one level."""
-    classifier, features = of_logits(logits.shape[1]), features_of(logits)
-    counts = [len(logits)]
-    return best_pairs(classifier, features, quality, dense, centers, counts, num_pairs, threshold)
+def pairs(logits, quality, dense, places, num_pairs, threshold=0.0):
+    """The best of the places of one level."""
+    classifier, features = of_logits(logits.shape[1]), features_of(logits)[places]
+    counts = [len(places)]
+    return best_pairs(
+        *(classifier, features, quality[places], dense, places, counts, num_pairs, threshold)
+    )
 
 
-@pytest.mark.parametrize("dense", [None, dense_map(30, torch.full((30,), 0.2))])
+@pytest.mark.parametrize("weight", [None, 0.2])
 @pytest.mark.parametrize("names", [7, 1000])
-def test_best_pairs_of_the_best_locations_are_those_of_a_plain_search(dense, names, monkeypatch):
+def test_best_pairs_of_the_best_locations_are_those_of_a_plain_search(weight, names, monkeypatch):
     """Few objects, as in a picture: all other locations say little. Names in parts, too."""
     monkeypatch.setitem(candidates._NAMES, "cpu", names)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 30, generator=generator) - 6
     logits[::20] += 5
     quality, centers = torch.zeros(400, 1), 128 * torch.rand(400, 2, generator=generator)
-    scores = everything(logits, quality, dense, centers)
-    places = locate(logits, quality, 60, dense, centers)
-    found, rows, columns = pairs(logits[places], quality[places], dense, centers[places], 50)
+    dense = None if weight is None else dense_map(torch.full((30,), weight), centers)
+    scores = everything(logits, quality, dense)
+    places = locate(logits, quality, 60, dense)
+    found, rows, columns = pairs(logits, quality, dense, places, 50)
     expected = scores.flatten().sort(descending=True).values[:50]
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(scores[places[rows], columns], found, rtol=1e-6, atol=0)
 
 
 def test_each_level_has_its_own_best_pairs():
-    logits, quality, centers = torch.randn(7, 5), torch.randn(7, 1), torch.zeros(7, 2)
+    logits, quality, places = torch.randn(7, 5), torch.randn(7, 1), torch.arange(7)
     classifier, features = of_logits(5), features_of(logits)
     counts = [4, 0, 3]
-    scores, rows, columns = best_pairs(classifier, features, quality, None, centers, counts, 6, 0.0)
-    plain = everything(logits, quality, None, None)
+    scores, rows, columns = best_pairs(classifier, features, quality, None, places, counts, 6, 0.0)
+    plain = everything(logits, quality, None)
     for part, level in ((slice(0, 6), plain[:4]), (slice(6, 12), plain[4:])):
         best = level.flatten().topk(6).values
         torch.testing.assert_close(scores[part], best)
@@ -113,18 +115,22 @@ def test_each_level_has_its_own_best_pairs():
 
 
 @pytest.mark.parametrize("kind", [FoldedClassifier, Bounded])
-@pytest.mark.parametrize("dense", [None, dense_map(30, torch.full((30,), 0.2))])
-def test_each_level_has_its_own_best_locations(kind, dense):
+@pytest.mark.parametrize("weight", [None, 0.2])
+def test_each_level_has_its_own_best_locations(kind, weight):
     """Those of a small level, all of them, stand between those of large ones."""
     counts = [100, 7, 0, 20, 60]
     features, quality = torch.randn(sum(counts), 16), torch.randn(sum(counts), 1)
     centers = 128 * torch.rand(sum(counts), 2)
     classifier = kind(torch.randn(30, 16), torch.eye(16), torch.tensor(-2.0))
-    found = best_locations(classifier, features, quality, dense, centers, counts, 12)
+
+    def dense(rows):
+        return None if weight is None else dense_map(torch.full((30,), weight), centers[rows])
+
+    found = best_locations(classifier, features, quality, dense(slice(None)), counts, 12)
     start = 0
     for count, rows in zip(counts, found.split([12, 7, 0, 12, 12]), strict=True):
         level = slice(start, start + count)
-        of_level = features[level], quality[level], dense, centers[level], [count], 12
+        of_level = features[level], quality[level], dense(level), [count], 12
         alone = best_locations(classifier, *of_level) + start
         assert set(rows.tolist()) == set(alone.tolist()) and len(set(rows.tolist())) == len(rows)
         start += count
@@ -132,9 +138,9 @@ def test_each_level_has_its_own_best_locations(kind, dense):
 
 def test_without_a_dense_map_as_many_locations_as_pairs_hold_the_best_pairs():
     logits, quality = torch.randn(500, 40), torch.randn(500, 1)
-    scores = everything(logits, quality, None, None)
-    places = locate(logits, quality, 100, None, torch.zeros(500, 2))
-    found = pairs(logits[places], quality[places], None, torch.zeros(100, 2), 100)[0]
+    scores = everything(logits, quality, None)
+    places = locate(logits, quality, 100, None)
+    found = pairs(logits, quality, None, places, 100)[0]
     torch.testing.assert_close(found, scores.flatten().sort(descending=True).values[:100])
 
 
@@ -144,12 +150,12 @@ def test_a_category_that_only_the_dense_map_sees_is_found():
     logits[:300, :19] = -3.0  # base categories at hundreds of other locations
     p = torch.full((2, 2, 20), 1e-6)
     p[1, 1, 19] = 1.0
-    dense = DenseMap(p, torch.full((20,), 0.5), stride=64)
     centers = torch.full((1000, 2), 10.0)
     centers[700] = 110.0
-    places = locate(logits, torch.zeros(1000, 1), 300, dense, centers)
+    dense, quality = DenseMap(p, torch.full((20,), 0.5), 64, centers), torch.zeros(1000, 1)
+    places = locate(logits, quality, 300, dense)
     assert 700 in places
-    found, rows, columns = pairs(logits[places], torch.zeros(300, 1), dense, centers[places], 100)
+    found, rows, columns = pairs(logits, quality, dense, places, 100)
     assert (places[rows[0]], columns[0]) == (700, 19)
 
 
@@ -175,13 +181,13 @@ def test_bounded_search_finds_the_locations_of_a_plain_one(seed, names, spread, 
     weights = torch.full((names,), weight or 0.0)
     if weight == 0.15:
         weights[::2] = 0.4  # novel
-    dense = None if weight is None else dense_map(names, weights, seed)
-    arguments = (features, quality, dense, centers, [len(features)], 10)
+    dense = None if weight is None else dense_map(weights, centers, seed)
+    arguments = (features, quality, dense, [len(features)], 10)
     found = best_locations(Bounded(*parts), *arguments)
     plain = best_locations(FoldedClassifier(*parts), *arguments)
     logits = FoldedClassifier(*parts).best(features)
     measure = (logits.sigmoid() * quality.squeeze(1).sigmoid()).sqrt()
-    measure = measure if dense is None else dense.bound(measure, centers)
+    measure = measure if dense is None else dense.bound(measure)
     assert len(set(found.tolist())) == 10
     # Where two are equal to rounding, either is right.
     torch.testing.assert_close(
@@ -217,13 +223,13 @@ def test_best_entries_are_those_of_a_whole_sort(on_gpu, seed, rows, parts, count
 
 def test_pairs_above_the_threshold_best_first():
     logits, quality = torch.tensor([[0.1, 0.7, 0.2], [0.9, -5.0, 0.3]]), torch.full((2, 1), 50.0)
-    best, rows, columns = pairs(logits, quality, None, torch.zeros(2, 2), 4, 0.75)
+    best, rows, columns = pairs(logits, quality, None, torch.arange(2), 4, 0.75)
     torch.testing.assert_close(best, torch.tensor([0.9, 0.7, 0.3]).sigmoid().sqrt())
     assert rows.tolist() == [1, 0, 1] and columns.tolist() == [0, 1, 2]
-    for few in (logits, logits[:0]):
-        found = pairs(few, quality[: len(few)], None, torch.zeros(len(few), 2), 4, 0.95)
+    for few in (2, 0):
+        found = pairs(logits, quality, None, torch.arange(few), 4, 0.95)
         assert [len(x) for x in found] == [0, 0, 0]
-    assert len(pairs(logits, quality, None, torch.zeros(2, 2), 99, -1.0)[0]) == 6
+    assert len(pairs(logits, quality, None, torch.arange(2), 99, -1.0)[0]) == 6
 
 
 @pytest.mark.parametrize("most", [3, 100, 5000])

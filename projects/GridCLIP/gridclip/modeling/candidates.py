@@ -29,7 +29,6 @@ def best_locations(
     grid_features: Tensor,
     quality: Tensor,
     dense: DenseMap | None,
-    centers: Tensor,
     counts: list[int],
     num_locations: int,
 ) -> Tensor:
@@ -40,8 +39,7 @@ def best_locations(
     Args:
         classifier: of the features, C categories.
         grid_features, quality: (R, F) float32, and (R, 1) logits, of all levels.
-        dense: None: the head alone chooses.
-        centers: (R, 2), x and y in pixels.
+        dense: at these locations; None: the head alone chooses.
         counts: locations of each level, R in all.
         num_locations: the most that are chosen of a level.
 
@@ -52,13 +50,13 @@ def best_locations(
     if max(counts) <= num_locations:
         return rows
 
-    def measure(logits: Tensor, rows: Tensor) -> Tensor:
+    def measure(logits: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         scores = head_scores(logits, quality[rows].squeeze(1))
-        return scores if dense is None else dense.bound(scores, centers[rows])
+        return scores if dense is None else dense.bound(scores, rows)
 
     levels, products = rows.split(counts), classifier.rounded
     if products is None:  # all levels at once: on a GPU each operation has its price
-        measures = measure(classifier.best(grid_features), rows).split(counts)
+        measures = measure(classifier.best(grid_features)).split(counts)
         places = [x.topk(min(num_locations, len(x))).indices for x in measures]
         return torch.cat([level[best] for level, best in zip(levels, places, strict=True)])
     found = [
@@ -116,7 +114,7 @@ def best_pairs(
     grid_features: Tensor,
     quality: Tensor,
     dense: DenseMap | None,
-    centers: Tensor,
+    places: Tensor,
     counts: list[int],
     num_pairs: int,
     threshold: float,
@@ -124,7 +122,8 @@ def best_pairs(
     """The k best (location, category) pairs of each level that are above a threshold.
 
     Args:
-        grid_features, quality, dense, centers, counts: as of :func:`best_locations`.
+        grid_features, quality, counts: as of :func:`best_locations`, of the R chosen locations.
+        places: (R,) int64, their rows in the dense map.
         num_pairs: k, at most.
 
     Returns:
@@ -132,15 +131,14 @@ def best_pairs(
         equal entries at the end are kept is not defined.
     """
     norm, num_classes = classifier.norm(grid_features), len(classifier.weight)
-    around = None if dense is None else dense.around(centers)
     levels = [BestEntries(num_pairs, norm.device) for _ in counts]
     size = _NAMES[norm.device.type]
     for first in range(0, num_classes, size):
         names = slice(first, first + size)
         products = inner_products(grid_features, classifier.weight[names])
         scores = head_scores(classifier.logits(products, norm), quality)
-        if dense is not None and around is not None:
-            scores = dense.combine(scores, around, names)
+        if dense is not None:
+            scores = dense.combine(scores, places, names)
         for level, part in zip(levels, scores.split(counts), strict=True):
             level.add(part, first)
     scores = torch.cat([x.scores for x in levels])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from .products import inner_products
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class DenseScores:
@@ -70,64 +72,55 @@ def combine(scores: Tensor, p: Tensor, weight: Tensor | float) -> Tensor:
 
 
 class DenseMap:
-    """The dense probabilities of an image, between the middles of its cells interpolated.
+    """The dense probabilities of an image at R locations, interpolated between middles of cells.
 
     As ``torch.nn.functional.grid_sample`` with padding_mode="border" and align_corners=False, for
-    maps of many channels.
+    maps of many channels. Rows are indices of the locations, a tensor or a slice.
     """
 
-    def __init__(self, probabilities: Tensor, weights: Tensor, stride: int):
+    def __init__(self, probabilities: Tensor, weights: Tensor, stride: int, centers: Tensor):
         """
         Args:
             probabilities: (H, W, C) float32.
             weights: (C,), of :meth:`DenseScores.weights`.
             stride: pixels of a cell.
+            centers: (R, 2), x and y of the locations in pixels.
         """
-        self.probabilities, self.weights, self.stride = probabilities, weights, stride
-        self._best = probabilities.amax(dim=2, keepdim=True)  # once for all levels
-
-    def at(self, centers: Tensor, maps: Tensor | None = None) -> Tensor:
-        """p (K, C) at ``centers`` (K, 2), x and y in pixels; of other ``maps`` (H, W, ...) too."""
-        return _interpolate(self.probabilities if maps is None else maps, self.around(centers))
-
-    def around(self, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """The four cells around each of ``centers``, (K, 4) int64, and their shares, (K, 4)."""
-        height, width = self.probabilities.shape[:2]
-        x, y = (centers / self.stride - 0.5).clamp(min=0).unbind(dim=1)
+        self.probabilities, self.weights = probabilities, weights
+        height, width = probabilities.shape[:2]
+        x, y = (centers / stride - 0.5).clamp(min=0).unbind(dim=1)
         x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
         x0, y0 = x.long(), y.long()
         x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
         fx, fy = x - x0, y - y0
         cells = [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
         shares = [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy]
-        return torch.stack(cells, dim=1), torch.stack(shares, dim=1)
+        # The four cells around a location, and their shares.
+        self._cells, self._shares = torch.stack(cells, dim=1), torch.stack(shares, dim=1)
+        best = probabilities.amax(dim=2, keepdim=True)
+        self._best = self._interpolate(best).squeeze(1)
 
-    def combine(
-        self, scores: Tensor, around: tuple[Tensor, Tensor], names: slice = slice(None)
-    ) -> Tensor:
+    def at(self, rows: Tensor | slice = _ALL, names: slice = _ALL) -> Tensor:
+        """p (K, C) of the rows, of some categories or all."""
+        return self._interpolate(self.probabilities[..., names], rows)
+
+    def combine(self, scores: Tensor, rows: Tensor | slice = _ALL, names: slice = _ALL) -> Tensor:
         """
         Args:
-            scores: (K, C), of the head; they are overwritten.
-            around: of the K positions, by :meth:`around`.
+            scores: (K, C), of the head at the rows; they are overwritten.
             names: the categories of the scores.
         """
         # As combine() does: but more matrices of this size would cost more than what is computed.
         weights = self.weights[names]
-        p = _interpolate(self.probabilities[..., names], around)
-        return scores.pow_(1 - weights).mul_(p.pow_(weights))
+        return scores.pow_(1 - weights).mul_(self.at(rows, names).pow_(weights))
 
-    def bound(self, scores: Tensor, centers: Tensor) -> Tensor:
-        """At least the best of :meth:`combine` at each position, from the best of ``scores`` there.
-
-        Args:
-            scores, centers: (K,) and (K, 2).
-        """
-        p, weights = self.at(centers, self._best).squeeze(1), self.weights
+    def bound(self, scores: Tensor, rows: Tensor | slice = _ALL) -> Tensor:
+        """At least the best of :meth:`combine` at each row, from the best of ``scores`` (K,)."""
+        p, weights = self._best[rows], self.weights
         return combine(scores, p, weights.min()).maximum(combine(scores, p, weights.max()))
 
-
-def _interpolate(maps: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
-    """(K, C) of maps (H, W, C)."""
-    cells, shares = around
-    maps = maps.flatten(0, 1).contiguous()
-    return F.embedding_bag(cells, maps, mode="sum", per_sample_weights=shares)
+    def _interpolate(self, maps: Tensor, rows: Tensor | slice = _ALL) -> Tensor:
+        """(K, C) of maps (H, W, C)."""
+        cells, shares = self._cells[rows], self._shares[rows]
+        maps = maps.flatten(0, 1).contiguous()
+        return F.embedding_bag(cells, maps, mode="sum", per_sample_weights=shares)

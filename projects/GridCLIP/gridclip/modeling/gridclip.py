@@ -254,10 +254,10 @@ class GridCLIP(FCOS):
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
         anchors = self.anchor_generator(features)
-        classifier = self._fold_classifier()
+        centers, classifier = Boxes.cat(anchors).get_centers(), self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
-            dense = self._dense_map(dense_probabilities, i)
+            dense = self._dense_map(dense_probabilities, i, centers)
             levels = [[x[i] for x in part] for part in predictions]
             boxes, scores, classes = self._candidates(classifier, levels, anchors, dense)
             limits = self.test_nms_thresh, self.max_detections_per_image
@@ -286,11 +286,11 @@ class GridCLIP(FCOS):
             classifier, probabilities = self._fold_classifier(), self._dense_probabilities(features)
             maps = []
             for i in range(len(batched_inputs)):
-                dense = self._dense_map(probabilities, i)
                 maps.append(
                     [
                         score_level(
-                            *(classifier, x[i].float(), quality[i], dense, anchors.get_centers()),
+                            *(classifier, x[i].float(), quality[i]),
+                            self._dense_map(probabilities, i, anchors.get_centers()),
                             self.box2box_transform.apply_deltas(deltas[i], anchors.tensor),
                             level.shape[-2:],
                         )
@@ -308,13 +308,15 @@ class GridCLIP(FCOS):
             embeddings, self.classifier.text_embeddings, self.classifier.competitors
         )
 
-    def _dense_map(self, probabilities: Tensor | None, image: int) -> DenseMap | None:
-        """Of one image; ``probabilities`` are those of the batch."""
+    def _dense_map(
+        self, probabilities: Tensor | None, image: int, centers: Tensor
+    ) -> DenseMap | None:
+        """Of one image at the centers; ``probabilities`` are those of the batch."""
         if self.dense_scores is None or probabilities is None:
             return None
         stride = self.backbone.bottom_up.size_divisibility
         weights = self.dense_scores.weights(self.classifier.is_novel)
-        return DenseMap(probabilities[image], weights, stride)
+        return DenseMap(probabilities[image], weights, stride, centers)
 
     def _fold_classifier(self) -> FoldedClassifier:
         text_embeddings = self.classifier.text_embeddings
@@ -335,16 +337,16 @@ class GridCLIP(FCOS):
         """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates, from the head's
         features, deltas and quality and the anchors of each level."""
         features, deltas, quality = (torch.cat(levels).float() for levels in predictions)
-        locations, counts = Boxes.cat(anchors), [len(x) for x in anchors]
-        centers, most = locations.get_centers(), self.test_topk_locations
-        places = best_locations(classifier, features, quality, dense, centers, counts, most)
+        counts, most = [len(x) for x in anchors], self.test_topk_locations
+        places = best_locations(classifier, features, quality, dense, counts, most)
         scores, rows, classes = best_pairs(
-            *(classifier, features[places], quality[places], dense, centers[places]),
+            *(classifier, features[places], quality[places], dense, places),
             [min(count, most) for count in counts],
             *(self.test_topk_candidates, self.test_score_thresh),
         )
         places = places[rows]
-        boxes = self.box2box_transform.apply_deltas(deltas[places], locations.tensor[places])
+        locations = Boxes.cat(anchors).tensor[places]
+        boxes = self.box2box_transform.apply_deltas(deltas[places], locations)
         return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:

@@ -31,7 +31,6 @@ def score_level(
     grid_features: Tensor,
     quality: Tensor,
     dense: DenseMap | None,
-    centers: Tensor,
     boxes: Tensor,
     size: Sequence[int],
 ) -> LevelScores:
@@ -40,16 +39,15 @@ def score_level(
     Args:
         classifier: of the features, C categories.
         grid_features, quality: (R, F) float32, and (R, 1) logits.
-        dense: None: the head alone counts.
-        centers: (R, 2), x and y in pixels.
+        dense: at the locations; None: the head alone counts.
         boxes: (R, 4).
         size: H and W, whose product is R.
     """
     head = head_scores(classifier(grid_features), quality)
-    combined = head if dense is None else dense.combine(head.clone(), dense.around(centers))
+    combined = head if dense is None else dense.combine(head.clone())
     return LevelScores(
         combined=combined.unflatten(0, size),
         head=head.unflatten(0, size),
-        dense=None if dense is None else dense.at(centers).unflatten(0, size),
+        dense=None if dense is None else dense.at().unflatten(0, size),
         boxes=boxes.unflatten(0, size),
     )
