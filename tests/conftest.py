@@ -1,5 +1,6 @@
 """Shared fixtures: seeds, and the real test data where they are at hand."""
 
+import ctypes
 import gc
 import os
 import random
@@ -48,6 +49,12 @@ def freeze_garbage() -> None:
     """What tests of other files have left is not searched again: that would take seconds."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seed_noise() -> None:
+    """``PIL.Image.effect_noise``, which calls C's rand, draws the same, whatever ran before."""
+    ctypes.CDLL(None).srand(0)
 
 
 @pytest.fixture(scope="session")
