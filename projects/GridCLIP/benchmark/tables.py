@@ -37,7 +37,7 @@ def overfit_table(record: dict, name: str, config: str) -> str:
 
 
 def speed_table(record: dict, name: str = "speed_cpu") -> str:
-    """The record of scripts/compare_speed.py, in the file of a name."""
+    """The record of scripts/compare_speed.py, from results/NAME.json."""
     setup = record["setup"]
     return "\n\n".join(
         [

@@ -55,7 +55,7 @@ def best_locations(
         return scores if dense is None else dense.bound(scores, rows)
 
     levels, products = rows.split(counts), classifier.rounded
-    if products is None:  # all levels at once: on a GPU each operation has its price
+    if products is None:  # all levels at once: fewer operations for a GPU to start
         measures = measure(classifier.best(grid_features)).split(counts)
         places = [x.topk(min(num_locations, len(x))).indices for x in measures]
         return torch.cat([level[best] for level, best in zip(levels, places, strict=True)])
@@ -165,7 +165,7 @@ class BestEntries:
         flat, width = part.flatten(), part.shape[1]
         if flat.device.type == "cpu":
             places = self._possible(flat)
-        else:  # finds the best fast, and waits for whoever looks at numbers
+        else:  # on a GPU a search of all is fast, and the host need not wait for it
             places = flat.topk(min(self.count, len(flat))).indices
         scores = torch.cat([self.scores, flat[places]])
         rows = torch.cat([self.rows, places // width])

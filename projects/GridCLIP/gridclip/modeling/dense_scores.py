@@ -1,6 +1,7 @@
 """Scores that also count what CLIP's own last map says of a candidate's category."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +98,11 @@ class DenseMap:
         shares = [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy]
         # The four cells around a location, and their shares.
         self._cells, self._shares = torch.stack(cells, dim=1), torch.stack(shares, dim=1)
-        best = probabilities.amax(dim=2, keepdim=True)
-        self._best = self._interpolate(best).squeeze(1)
+
+    @cached_property
+    def _best(self) -> Tensor:
+        """The best p at each location: (R,)."""
+        return self._interpolate(self.probabilities.amax(dim=2, keepdim=True)).squeeze(1)
 
     def at(self, rows: Tensor | slice = _ALL, names: slice = _ALL) -> Tensor:
         """p (K, C) of the rows, of some categories or all."""

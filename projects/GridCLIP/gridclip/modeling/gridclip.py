@@ -253,8 +253,8 @@ class GridCLIP(FCOS):
             predictions: of the head: three lists with an entry for each level.
             dense_probabilities: (N, H, W, C), by :class:`DenseScores`.
         """
-        anchors = self.anchor_generator(features)
-        centers, classifier = Boxes.cat(anchors).get_centers(), self._fold_classifier()
+        anchors = Boxes.cat(self.anchor_generator(features))
+        centers, classifier = anchors.get_centers(), self._fold_classifier()
         results = []
         for i, image_size in enumerate(images.image_sizes):
             dense = self._dense_map(dense_probabilities, i, centers)
@@ -331,13 +331,13 @@ class GridCLIP(FCOS):
         self,
         classifier: FoldedClassifier,
         predictions: list[list[Tensor]],
-        anchors: list[Boxes],
+        anchors: Boxes,
         dense: DenseMap | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates, from the head's
-        features, deltas and quality and the anchors of each level."""
+        features, deltas and quality of each level and the anchors of all."""
         features, deltas, quality = (torch.cat(levels).float() for levels in predictions)
-        counts, most = [len(x) for x in anchors], self.test_topk_locations
+        counts, most = [len(x) for x in predictions[0]], self.test_topk_locations
         places = best_locations(classifier, features, quality, dense, counts, most)
         scores, rows, classes = best_pairs(
             *(classifier, features[places], quality[places], dense, places),
@@ -345,8 +345,7 @@ class GridCLIP(FCOS):
             *(self.test_topk_candidates, self.test_score_thresh),
         )
         places = places[rows]
-        locations = Boxes.cat(anchors).tensor[places]
-        boxes = self.box2box_transform.apply_deltas(deltas[places], locations)
+        boxes = self.box2box_transform.apply_deltas(deltas[places], anchors.tensor[places])
         return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:
