@@ -122,7 +122,7 @@ def test_laptop_experiments_differ_in_one_thing():
         }
         for name in (
             *("whole_image_alignment", "no_image_alignment", "closed_set"),
-            *("random_init", "classification_init", "light_towers"),
+            *("random_init", "classification_init", "light_towers", "no_distribution"),
             *("gridclip_4000", "grid_image_alignment", "aligned_slow_backbone"),
         )
         for other in [flat(name)]
@@ -131,11 +131,11 @@ def test_laptop_experiments_differ_in_one_thing():
     assert changed["closed_set"] == {"model.classifier._target_", *dense_scores}
     assert changed["random_init"] == {
         "train.init_checkpoint",
-        "model.backbone.bottom_up.freeze_at",
         "model.backbone.bottom_up.freeze_norm",
         *dense_scores,
     }
     assert changed["classification_init"] == {"train.init_checkpoint", *dense_scores}
+    assert changed["no_distribution"] == {"model.head._target_", "model.head.box_bias"}
     assert changed["light_towers"] == {"model.head.conv_dims"}
     assert changed["gridclip_4000"] == {"train.max_iter", "lr_multiplier.warmup_length"}
     assert changed["aligned_slow_backbone"] == {"optimizer.params.lr_factor_func.factor"}

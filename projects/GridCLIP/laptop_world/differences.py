@@ -12,9 +12,9 @@ METRICS = ("AP", "APr", "APf")
 CONFIDENCE = 0.95
 # What changes one thing of GridCLIP.
 ABLATIONS = (
-    *("fcos_assignment", "no_dense_scores", "no_image_alignment", "grid_image_alignment"),
-    *("aligned_slow_backbone", "whole_image_alignment", "closed_set", "random_init"),
-    "classification_init",
+    *("no_distribution", "fcos_assignment", "no_dense_scores", "no_image_alignment"),
+    *("grid_image_alignment", "aligned_slow_backbone", "whole_image_alignment"),
+    *("closed_set", "random_init", "classification_init"),
 )
 WITHOUT_DENSE_SCORES = ("closed_set", "random_init", "classification_init")
 TWO_STAGE = (
@@ -53,11 +53,13 @@ def compared_pairs(summary: Summary) -> list[tuple[str, str]]:
     """The pairs of variants that are compared, as far as both are there.
 
     GridCLIP with each of its ablations and with each two-stage detector; what can have no dense
-    scores with GridCLIP without them; GridCLIP's longer training with the two-stage detector of the
-    highest AP; each reading of image-level alignment with none; dense scores with none.
+    scores with GridCLIP without them; the two assignments, both without a distribution of the box
+    deltas; GridCLIP's longer training with the two-stage detector of the highest AP; each reading
+    of image-level alignment with none; dense scores with none.
     """
     pairs = [("gridclip", other) for other in (*ABLATIONS, *TWO_STAGE)]
     pairs += [("no_dense_scores", other) for other in WITHOUT_DENSE_SCORES]
+    pairs.append(("no_distribution", "fcos_assignment"))
     if two_stage := [name for name in TWO_STAGE if name in summary]:
         pairs.append(("gridclip_4000", max(two_stage, key=lambda name: _mean_ap(summary[name]))))
     pairs += [

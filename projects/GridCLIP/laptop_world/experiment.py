@@ -20,9 +20,9 @@ from laptop_world.record import ChangedError
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = ROOT / "projects/GridCLIP"
 VARIANTS = (
-    *("gridclip", "gridclip_4000", "fcos_assignment", "no_dense_scores", "no_image_alignment"),
-    *("grid_image_alignment", "aligned_slow_backbone", "whole_image_alignment"),
-    *("closed_set", "random_init", "classification_init"),
+    *("gridclip", "gridclip_4000", "no_distribution", "fcos_assignment", "no_dense_scores"),
+    *("no_image_alignment", "grid_image_alignment", "aligned_slow_backbone"),
+    *("whole_image_alignment", "closed_set", "random_init", "classification_init"),
     *("vild_text", "vild", "vild_ensemble"),
     *("vild_text_dense", "vild_dense", "vild_ensemble_dense", "fvlm"),
 )

@@ -10,8 +10,8 @@ from gridclip.modeling import (
     CLIPResNet,
     DenseImageAlignment,
     DenseScores,
+    DistributionHead,
     GridCLIP,
-    GridHead,
     TaskAlignedAssignment,
     TextClassifier,
 )
@@ -28,12 +28,11 @@ model = L(GridCLIP)(
             in_channels="${..out_channels}", out_channels="${..out_channels}", in_feature="p5"
         ),
     ),
-    head=L(GridHead)(
+    head=L(DistributionHead)(
         in_channels="${..backbone.out_channels}",
         num_levels=5,
         conv_dims=[256, 256, 256, 256],
         embed_dim="${..classifier.embed_dim}",
-        box_bias=4.0,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     classifier=L(TextClassifier)(

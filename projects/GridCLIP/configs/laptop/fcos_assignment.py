@@ -1,10 +1,10 @@
-"""GridCLIP with FCOS's assignment: the plain reconstruction of the paper's detector."""
+"""GridCLIP with FCOS's assignment and box deltas: the plain reconstruction of the paper's detector."""
 
 from detectron2.config import LazyCall as L
 
 from gridclip.modeling import FCOSAssignment
 
-from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
+from .no_distribution import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
 model.update(assignment=L(FCOSAssignment)(), box_loss_weight=1.0)
 model.head.box_bias = 0.0

@@ -20,6 +20,7 @@ model.head_in_features = ["p3", "p4", "p5"]
 # as large, and the sampling radius, counted in anchors, is twice as large.
 model.update(anchor_scale=0.5, center_sampling_radius=3.0)
 # Chosen on the development world, like the weight of image-level alignment.
+model.backbone.bottom_up.freeze_at = 0
 model.box_loss_weight = 4.0
 model.assignment.iou_power = 4.0
 model.image_alignment.weight = 4.0

@@ -2,6 +2,6 @@
 
 from .gridclip import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
-model.backbone.bottom_up.update(freeze_at=0, freeze_norm=False)
+model.backbone.bottom_up.freeze_norm = False
 model.dense_scores = None  # this backbone does not map into CLIP's space
 train.update(init_checkpoint="", output_dir="output/laptop/random_init")

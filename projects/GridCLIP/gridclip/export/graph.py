@@ -115,10 +115,10 @@ class DetectorGraph(nn.Module):
         parts = model.head(levels)
         sizes = [x.shape[1] for x in parts[0]]
         # All levels at once: a graph that repeats itself for each takes minutes to export.
-        grid_features, deltas, quality = (torch.cat(x, dim=1) for x in parts)
+        grid_features, sides, quality = (torch.cat(x, dim=1) for x in parts)
         anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
         anchors = anchors.expand(images.shape[0], -1, -1)
-        rows = Locations(grid_features, self._boxes(deltas, anchors), quality, anchors)
+        rows = Locations(grid_features, self._boxes(model.head.deltas(sides), anchors), quality, anchors)
         if self.raw:
             return rows.boxes, self._log_scores(classifier, dense, rows).exp()
         return self._decode(classifier, dense, rows, sizes)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 CALIBRATION_PICTURES = 128  # more changed nothing on the laptop world
 COMPARED = 20  # best detections of a picture
 LEAST_SHARE = 0.8
-_MOST_OUTPUTS = 4  # channels: box deltas have 4, quality has 1
 
 
 def quantize_file(path: Path, pictures: Sequence[Picture]) -> float:
@@ -91,8 +90,8 @@ def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Mod
 
 
 def _stay_in_float32(model: "openvino.Model") -> list[str]:
-    """Names of the operations after the last convolutions, and of those of the last convolutions
-    that predict a few numbers."""
+    """Names of the operations after the last convolutions, of those of these that predict quality,
+    a single number, and of those that predict boxes from the same maps."""
     operations = model.get_ordered_ops()
     convolutions = [op for op in operations if op.get_type_name() == "Convolution"]
     before: set[str] = set()
@@ -110,8 +109,10 @@ def _stay_in_float32(model: "openvino.Model") -> list[str]:
     ]
     after = [op.get_friendly_name() for op in computing if op.get_friendly_name() not in before]
     last = [op for op in convolutions if op.get_friendly_name() not in before]
-    channels = {op: op.output(0).get_partial_shape()[1].get_length() for op in last}
-    return after + [op.get_friendly_name() for op in last if channels[op] <= _MOST_OUTPUTS]
+    maps = {op.get_friendly_name(): op.input_value(0).get_node().get_friendly_name() for op in last}
+    quality = [op for op in last if op.output(0).get_partial_shape()[1].get_length() == 1]
+    towers = {maps[op.get_friendly_name()] for op in quality}
+    return after + [name for name, source in maps.items() if source in towers]
 
 
 def shared_detections(

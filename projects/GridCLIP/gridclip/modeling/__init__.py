@@ -4,7 +4,7 @@ from .assignment import FCOSAssignment, TaskAlignedAssignment
 from .clip_resnet import CLIPFPN, CLIPResNet
 from .dense_scores import DenseScores
 from .gridclip import GridCLIP
-from .head import GridHead
+from .head import DistributionHead, GridHead
 from .image_alignment import BackboneImageAlignment, DenseImageAlignment, GridImageAlignment
 from .inference import optimize_for_inference, set_precision
 from .text_classifier import ClosedSetClassifier, TextClassifier
@@ -16,6 +16,7 @@ __all__ = [
     "ClosedSetClassifier",
     "DenseImageAlignment",
     "DenseScores",
+    "DistributionHead",
     "FCOSAssignment",
     "GridCLIP",
     "GridHead",

@@ -1,7 +1,8 @@
 """The GridCLIP meta-architecture.
 
-In shapes: N images, R grid locations over all levels, F width of the head's features, D width of
-CLIP's space, C categories of the vocabulary, K of them in a batch's loss, V windows of an image.
+In shapes: N images, R grid locations over all levels, F width of the head's features, B box outputs
+of a location, D width of CLIP's space, C categories of the vocabulary, K of them in a batch's loss,
+V windows of an image.
 """
 
 import os
@@ -26,6 +27,7 @@ from .assignment import Assignment, TaskAlignedAssignment
 from .candidates import best_detections, best_locations, best_pairs
 from .dense_scores import DenseMap, DenseScores
 from .federated_loss import federated_classes, sample_classes
+from .head import DistributionHead
 from .image_alignment import ImageAlignment, Maps
 from .score_maps import LevelScores, score_level
 from .text_classifier import FoldedClassifier, TextClassifier
@@ -41,7 +43,7 @@ _LIMITS = {
 class GridCLIP(FCOS):
     """FCOS whose locations are classified against text embeddings of category names.
 
-    Towers, box regression and suppression are detectron2's FCOS. Two losses are added: *grid-level
+    Towers, box transform and suppression are detectron2's FCOS. Two losses are added: *grid-level
     alignment*, of the cosine logits over the categories known for each image, and *image-level
     alignment* of pooled student vectors with stored embeddings of the frozen CLIP image encoder.
     The paper has both names; the losses behind them are our reconstruction.
@@ -70,14 +72,14 @@ class GridCLIP(FCOS):
         """
         Args:
             backbone: a :class:`CLIPFPN`; images are RGB.
-            head: a :class:`GridHead`.
+            head: a :class:`GridHead` or :class:`DistributionHead`.
             classifier: holds the vocabulary.
             image_alignment: None switches the image-level term off.
             dense_scores: at inference, takes CLIP's dense embeddings into the scores. None: the
                 grid embeddings alone decide, as in training.
             assignment: says which locations learn which object; None is
                 :class:`TaskAlignedAssignment`.
-            box_loss_weight, grid_alignment_weight: of the box and the classification loss.
+            box_loss_weight, grid_alignment_weight: of the box losses and the classification loss.
             federated_weights: (C,) float, how likely each category is sampled as a negative;
                 zero for novel ones. None: only verified negatives.
             num_sampled_classes: negatives sampled for a batch.
@@ -164,9 +166,9 @@ class GridCLIP(FCOS):
                 {"instances": detector_postprocess(r, x.get("height", h), x.get("width", w))}
                 for r, x, (h, w) in zip(results, batched_inputs, images.image_sizes, strict=True)
             ]
-        grid_features, deltas, quality = (torch.cat(x, dim=1) for x in predictions)
+        grid_features, sides, quality = (torch.cat(x, dim=1) for x in predictions)
         anchors = self.anchor_generator(levels)
-        losses = self.detection_losses(anchors, grid_features, deltas, quality, batched_inputs)
+        losses = self.detection_losses(anchors, grid_features, sides, quality, batched_inputs)
         if self.image_alignment is not None:
             losses["loss_image_alignment"] = self.image_alignment_loss(
                 images, features, grid_features, anchors, batched_inputs
@@ -177,14 +179,14 @@ class GridCLIP(FCOS):
         self,
         anchors: list[Boxes],
         grid_features: Tensor,
-        deltas: Tensor,
+        sides: Tensor,
         quality: Tensor,
         batched_inputs: list[dict],
     ) -> dict[str, Tensor]:
         """
         Args:
             anchors: of each level, R in all.
-            grid_features, deltas, quality: (N, R, F), (N, R, 4), (N, R, 1), of the head.
+            grid_features, sides, quality: (N, R, F), (N, R, B), (N, R, 1), of the head.
             batched_inputs: as in :meth:`forward`.
         """
         seed = (self.seed << 32) + get_event_storage().iter
@@ -192,6 +194,7 @@ class GridCLIP(FCOS):
         classes, negatives = federated_classes(batched_inputs, sampled, self.num_classes)
         logits = self.classifier.fold(self.head.grid_embedding, classes)(grid_features)
         locations = Boxes.cat(anchors).tensor
+        deltas = self.head.deltas(sides)
         boxes = torch.stack([self.box2box_transform.apply_deltas(x, locations) for x in deltas])
 
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
@@ -207,11 +210,18 @@ class GridCLIP(FCOS):
         loss_quality = F.binary_cross_entropy_with_logits(
             quality.squeeze(2)[positive], targets.quality[positive], reduction="sum"
         )
-        return {
+        losses = {
             "loss_grid_alignment": self.grid_alignment_weight * loss_grid / normalizer,
             "loss_box_reg": self.box_loss_weight * loss_box / normalizer,
             "loss_quality": loss_quality / positives,
         }
+        if isinstance(self.head, DistributionHead):
+            anchored = locations.expand(len(boxes), -1, -1)[positive]
+            wanted = self.box2box_transform.get_deltas(anchored, targets.boxes[positive])
+            loss = self.head.distribution_loss(sides[positive], wanted)
+            loss = self.box_loss_weight * (targets.scores[positive] * loss).sum()
+            losses["loss_box_distribution"] = loss / normalizer
+        return losses
 
     def image_alignment_loss(
         self,
@@ -291,10 +301,12 @@ class GridCLIP(FCOS):
                         score_level(
                             *(classifier, x[i].float(), quality[i]),
                             self._dense_map(probabilities, i, anchors.get_centers()),
-                            self.box2box_transform.apply_deltas(deltas[i], anchors.tensor),
+                            self.box2box_transform.apply_deltas(
+                                self.head.deltas(sides[i]), anchors.tensor
+                            ),
                             level.shape[-2:],
                         )
-                        for x, deltas, quality, anchors, level in parts
+                        for x, sides, quality, anchors, level in parts
                     ]
                 )
         return maps
@@ -334,9 +346,9 @@ class GridCLIP(FCOS):
         anchors: Boxes,
         dense: DenseMap | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates, from the head's
-        features, deltas and quality of each level and the anchors of all."""
-        features, deltas, quality = (torch.cat(levels).float() for levels in predictions)
+        """Boxes (K, 4), scores (K,) and categories (K,) of an image's candidates, from what the
+        head says of each level and the anchors of all."""
+        features, sides, quality = (torch.cat(levels).float() for levels in predictions)
         counts, most = [len(x) for x in predictions[0]], self.test_topk_locations
         places = best_locations(classifier, features, quality, dense, counts, most)
         scores, rows, classes = best_pairs(
@@ -345,7 +357,8 @@ class GridCLIP(FCOS):
             *(self.test_topk_candidates, self.test_score_thresh),
         )
         places = places[rows]
-        boxes = self.box2box_transform.apply_deltas(deltas[places], anchors.tensor[places])
+        deltas = self.head.deltas(sides[places])
+        boxes = self.box2box_transform.apply_deltas(deltas, anchors.tensor[places])
         return boxes, scores, classes
 
     def _update_loss_normalizer(self, num_positives: int, num_images: int) -> Tensor:

@@ -1,5 +1,9 @@
-"""The dense head: FCOS towers, one of which ends in an embedding instead of class scores."""
+"""The dense heads: FCOS towers, one of which ends in an embedding instead of class scores."""
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from torch import Tensor, nn
@@ -48,11 +52,64 @@ class GridHead(FCOSHead):
 
         Returns:
             Three lists with an entry for each level: grid features (N, Hi * Wi, conv_dims[-1]), box
-            deltas (N, Hi * Wi, 4), quality logits (N, Hi * Wi, 1).
+            outputs (N, Hi * Wi, B), quality logits (N, Hi * Wi, 1).
         """
         outputs = super().forward(features)
-        grid_features, deltas, quality = (
+        grid_features, boxes, quality = (
             [level.flatten(2).transpose(1, 2) for level in output] for output in outputs
         )
         # Half precision can't tell the pixels of a large image apart.
-        return grid_features, [x.float() for x in deltas], [x.float() for x in quality]
+        return grid_features, [x.float() for x in boxes], [x.float() for x in quality]
+
+    def deltas(self, outputs: Tensor) -> Tensor:
+        """Box deltas (..., 4), in anchors, of box outputs (..., B); here B is 4, and they are the
+        same."""
+        return outputs
+
+
+class DistributionHead(GridHead):
+    """A grid head that predicts a distribution of each box delta over 0, 1, ..., K anchors.
+
+    The delta is its mean. That is *generalized focal loss*'s regression (arXiv 2006.04388, sections
+    3.2 and 3.3): where a side can't be told, the distribution is wide instead of wrong.
+    """
+
+    steps: Tensor
+
+    def __init__(self, *, max_delta: int = 16, distribution_weight: float = 0.5, **kwargs: Any):
+        """
+        Args:
+            max_delta: K; a side can't be further from its location.
+            distribution_weight: of :meth:`distribution_loss` beside the loss of the boxes.
+            kwargs: of :class:`GridHead`, except ``box_bias``: at first all deltas are K / 2.
+        """
+        super().__init__(**kwargs)
+        self.distribution_weight = distribution_weight
+        width, outputs = self.bbox_pred.in_channels, 4 * (max_delta + 1)
+        self.bbox_pred = nn.Conv2d(width, outputs, kernel_size=3, padding=1)
+        nn.init.normal_(self.bbox_pred.weight, std=0.01)
+        nn.init.zeros_(self.bbox_pred.bias)
+        steps = torch.arange(max_delta + 1, dtype=torch.float32)
+        self.register_buffer("steps", steps, persistent=False)
+
+    def deltas(self, outputs: Tensor) -> Tensor:
+        """The means (..., 4), in anchors, of logits (..., 4 * (K + 1))."""
+        # No matrix product: mixed precision would round it.
+        return (outputs.unflatten(-1, (4, -1)).softmax(dim=-1) * self.steps).sum(dim=-1)
+
+    def distribution_loss(self, outputs: Tensor, deltas: Tensor) -> Tensor:
+        """*Distribution focal loss*, the mean of the sides: the cross-entropy to the distribution
+        over a delta's two neighbours whose mean it is.
+
+        Args:
+            outputs: (P, 4 * (K + 1)), logits.
+            deltas: (P, 4), the true ones.
+
+        Returns:
+            (P,), weighted.
+        """
+        logits = outputs.unflatten(-1, (4, -1))
+        inside = deltas.clamp(min=0, max=len(self.steps) - 1)
+        targets = (1 - (self.steps - inside[..., None]).abs()).clamp(min=0)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+        return self.distribution_weight * loss.unflatten(0, (-1, 4)).mean(dim=1)
