@@ -60,7 +60,7 @@ def test_no_file_is_too_long_to_read():
 def test_the_product_is_read_in_three_sittings():
     """The method and its training; data of one's own and what is refused; use: predictor, videos,
     labels, reports, export. A change of it that needs more lines raises the bound."""
-    assert sum(map(count_lines, PRODUCT)) <= 14_350
+    assert sum(map(count_lines, PRODUCT)) <= 14_420
 
 
 def read_project() -> dict:
