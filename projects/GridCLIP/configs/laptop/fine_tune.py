@@ -16,7 +16,9 @@ data.train = L(open_dataset)(json=None, images=None, novel="${data.novel}")
 data.val.groups = L(groups)(world="${shapes.world}")
 data.val.hint = None
 clip.image_embeddings = "${train.output_dir}/image_embeddings"
-# In so few pictures only names that are known to be absent are negatives.
+# In so few pictures the first stages stay as they are, and only names that are known to be absent
+# are negatives.
+model.backbone.bottom_up.freeze_at = 2
 model.federated_weights = None
 
 # Half of the pictures: every run is evaluated at several alphas.
