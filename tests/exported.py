@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
@@ -23,7 +24,7 @@ def make_detector(folder: Path, world: Path, clip: Path, *overrides: str) -> Pre
     cfg.model.federated_weights = None
     torch.manual_seed(0)
     model = build_model(cfg)
-    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+    spread_boxes(model.head)
     torch.nn.init.normal_(model.head.grid_embedding.weight)
     GridCLIPCheckpointer(model, str(folder)).save("detector")
     return Predictor(cfg, folder / "detector.pth", overrides=overrides, device="cpu")

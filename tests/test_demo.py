@@ -12,6 +12,7 @@ import torch
 from detectron2.config import LazyConfig
 from PIL import Image
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import build_model
 from gridclip.predictor import Predictor
@@ -50,7 +51,7 @@ def folder(tmp_path_factory, make_clip):
     model = build_model(cfg)
     checkpointer = GridCLIPCheckpointer(model, str(folder))
     checkpointer.load(str(folder / "tiny.pt"))
-    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
+    spread_boxes(model.head)
     checkpointer.save("detector")
 
     (folder / "pictures").mkdir()

@@ -149,7 +149,7 @@ def misshape(metadata, tensors):
         (drop("settings"), "damaged"),
         (drop("training_vocabulary"), "damaged"),
         (drop("detector.head.bbox_pred.bias"), "bbox_pred.bias the file has nothing"),
-        (misshape, r"bbox_pred.bias the file has \(5,\), not \(4,\)"),
+        (misshape, r"bbox_pred.bias the file has \(5,\), not \(68,\)"),
     ],
 )
 def test_damaged_files_are_refused(saved, change, message):

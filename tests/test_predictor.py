@@ -10,6 +10,7 @@ from detectron2.config import LazyConfig
 from PIL import Image, ImageDraw
 from torch.nn.functional import normalize
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.train import average_model, build_model
 from gridclip.modeling import ClosedSetClassifier
@@ -38,7 +39,7 @@ def folder(tmp_path_factory, make_clip):
     model = build_model(cfg)
     checkpointer = GridCLIPCheckpointer(model, str(folder))
     checkpointer.load(str(archive))
-    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
+    spread_boxes(model.head)
     torch.nn.init.normal_(model.head.grid_embedding.weight)
     checkpointer.save("detector")
     return folder

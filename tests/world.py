@@ -11,6 +11,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
@@ -161,7 +162,7 @@ def save_untrained_gridclip(world: Path, clip_archive: Path, folder: Path) -> Pa
     checkpointer = GridCLIPCheckpointer(model, str(folder))
     checkpointer.load(str(clip_archive))
     torch.nn.init.normal_(model.head.grid_embedding.weight)
-    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+    spread_boxes(model.head)
     checkpointer.save("detector")
     return folder
 

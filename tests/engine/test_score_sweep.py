@@ -7,11 +7,12 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.score_sweep import sweep_scores
 from gridclip.engine.train import build_evaluator, build_model, do_test
-from gridclip.modeling import CLIPResNet
+from gridclip.modeling import CLIPResNet, GridCLIP
 from world import tiny_vild_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts/tune_scores.py"
@@ -29,7 +30,10 @@ def script():
 def untrained(cfg):
     prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     torch.manual_seed(0)
-    return build_model(cfg).eval()
+    model = build_model(cfg).eval()
+    if isinstance(model, GridCLIP):
+        spread_boxes(model.head)
+    return model
 
 
 def single(cfg, model, setting):

@@ -69,9 +69,7 @@ def test_loss_is_the_papers(deltas, seed):
     head = DistributionHead(**SIZES, max_delta=8, distribution_weight=0.5)
     logits = torch.randn(1, 36, generator=torch.Generator().manual_seed(seed))
     loss = head.distribution_loss(logits, torch.tensor([deltas]))
-    expected = [
-        loss_by_the_paper(x, y) for x, y in zip(logits.view(4, 9), deltas, strict=True)
-    ]
+    expected = [loss_by_the_paper(x, y) for x, y in zip(logits.view(4, 9), deltas, strict=True)]
     torch.testing.assert_close(loss, 0.5 * torch.stack(expected).mean()[None], atol=1e-5, rtol=1e-5)
 
 

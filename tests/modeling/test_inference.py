@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torchvision.models import resnet18
 
+from box_sizes import spread_boxes
 from gridclip.modeling import optimize_for_inference
 
 VILD = Path(__file__).parents[2] / "projects/GridCLIP/configs/common/vild_r50.py"
@@ -71,7 +72,7 @@ def train_a_little(model):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
     if isinstance(model, FCOS):
-        nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+        spread_boxes(model.head)
     return model
 
 

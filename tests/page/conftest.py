@@ -5,6 +5,7 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
+from box_sizes import spread_boxes
 from gridclip.engine import GridCLIPCheckpointer
 from gridclip.engine.prepare import prepare_text_embeddings
 from gridclip.engine.train import build_model
@@ -22,7 +23,7 @@ def predictor(tmp_path_factory, world, tiny_clip):
     prepare_text_embeddings(cfg, instantiate(cfg.data.train))
     cfg.model.federated_weights = None
     model = build_model(cfg)
-    torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+    spread_boxes(model.head)
     torch.nn.init.normal_(model.head.grid_embedding.weight)
     GridCLIPCheckpointer(model, cfg.train.output_dir).save("detector")
     return Predictor(cfg, f"{cfg.train.output_dir}/detector.pth")

@@ -3,8 +3,8 @@
 VARIANTS = {
     "gridclip": "GridCLIP",
     "gridclip_4000": "GridCLIP, 4,000 steps",
-    "no_distribution": "box deltas without a distribution",
-    "fcos_assignment": "the same, with FCOS's assignment of locations to boxes",
+    "no_distribution": "box deltas without distributions",
+    "fcos_assignment": "FCOS's box deltas and assignment of locations to boxes",
     "no_dense_scores": "without dense scores",
     "no_image_alignment": "without image-level alignment",
     "grid_image_alignment": "image-level alignment of the grid embeddings",

@@ -1,4 +1,4 @@
-"""GridCLIP with FCOS's assignment and box deltas: the plain reconstruction of the paper's detector."""
+"""The plain reconstruction of the paper's detector: FCOS's assignment and box deltas."""
 
 from detectron2.config import LazyCall as L
 

@@ -118,7 +118,9 @@ class DetectorGraph(nn.Module):
         grid_features, sides, quality = (torch.cat(x, dim=1) for x in parts)
         anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
         anchors = anchors.expand(images.shape[0], -1, -1)
-        rows = Locations(grid_features, self._boxes(model.head.deltas(sides), anchors), quality, anchors)
+        rows = Locations(
+            grid_features, self._boxes(model.head.deltas(sides), anchors), quality, anchors
+        )
         if self.raw:
             return rows.boxes, self._log_scores(classifier, dense, rows).exp()
         return self._decode(classifier, dense, rows, sizes)
