@@ -85,10 +85,12 @@ class DistributionHead(GridHead):
         """
         super().__init__(**kwargs)
         self.distribution_weight = distribution_weight
-        width, outputs = self.bbox_pred.in_channels, 4 * (max_delta + 1)
-        self.bbox_pred = nn.Conv2d(width, outputs, kernel_size=3, padding=1)
-        nn.init.normal_(self.bbox_pred.weight, std=0.01)
-        nn.init.zeros_(self.bbox_pred.bias)
+        width, outputs = kwargs["conv_dims"][-1], 4 * (max_delta + 1)
+        predict = nn.Conv2d(width, outputs, kernel_size=3, padding=1)
+        assert predict.bias is not None
+        nn.init.normal_(predict.weight, std=0.01)
+        nn.init.zeros_(predict.bias)
+        self.bbox_pred = predict
         steps = torch.arange(max_delta + 1, dtype=torch.float32)
         self.register_buffer("steps", steps, persistent=False)
 
