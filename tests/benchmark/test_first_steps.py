@@ -38,7 +38,7 @@ def test_runs_differ_in_the_batch_alone_and_follow_the_schedule(small, tmp_path)
         assert run["seconds_a_step"] == pytest.approx(sum(run["seconds"][2:]) / 2)
         assert set(run["losses"]) == {
             *("total_loss", "loss_grid_alignment", "loss_box_reg"),
-            *("loss_quality", "loss_image_alignment"),
+            *("loss_box_distribution", "loss_quality", "loss_image_alignment"),
         }
         # The whole run's warm-up, 5,000 steps from a thousandth of 1e-4.
         expected = [1e-4 * (0.001 + 0.999 * step / 5_000) for step in range(4)]

@@ -61,7 +61,7 @@ def test_first_losses_are_the_cpus(family, world, tiny_clip, tmp_path, device):
     if family == "gridclip":
         expected, _ = trained(config(family, world, tiny_clip, tmp_path), "cpu")
         found = first_losses(lines)
-        assert len(found) == 4
+        assert len(found) == 5
         assert found == pytest.approx(first_losses(expected), rel=1e-3)
 
 
