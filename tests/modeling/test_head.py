@@ -91,6 +91,11 @@ def test_deltas_out_of_reach_are_the_furthest(head):
     assert torch.equal(far, ends)
 
 
+def test_a_bias_of_the_deltas_does_not_fit():
+    with pytest.raises(TypeError, match="box_bias"):
+        DistributionHead(**SIZES, box_bias=4.0)
+
+
 def test_nothing_to_learn_is_no_loss(head):
     assert head.distribution_loss(torch.zeros(0, 36), torch.zeros(0, 4)).shape == (0,)
 

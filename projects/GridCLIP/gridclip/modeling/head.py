@@ -83,7 +83,7 @@ class DistributionHead(GridHead):
             distribution_weight: of :meth:`distribution_loss` beside the loss of the boxes.
             kwargs: of :class:`GridHead`, except ``box_bias``: at first all deltas are K / 2.
         """
-        super().__init__(**kwargs)
+        super().__init__(box_bias=0.0, **kwargs)
         self.distribution_weight = distribution_weight
         width, outputs = kwargs["conv_dims"][-1], 4 * (max_delta + 1)
         predict = nn.Conv2d(width, outputs, kernel_size=3, padding=1)
