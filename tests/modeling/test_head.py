@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,8 +110,6 @@ def test_mixed_precision_does_not_round_deltas(head):
 
 def test_the_detector_learns_the_true_deltas(tiny_gridclip, batch, monkeypatch):
     """Those of detectron2's transform, from each positive's own anchor, weighted as its box is."""
-    from detectron2.utils.events import EventStorage
-
     model, asked = tiny_gridclip(image_alignment=None), []
 
     def note(self, outputs, deltas):

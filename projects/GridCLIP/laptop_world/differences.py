@@ -10,7 +10,7 @@ from laptop_world.summary import Summary
 
 METRICS = ("AP", "APr", "APf")
 CONFIDENCE = 0.95
-# What changes one thing of GridCLIP.
+# What changes one thing of GridCLIP; fcos_assignment also what no_distribution does.
 ABLATIONS = (
     *("no_distribution", "fcos_assignment", "no_dense_scores", "no_image_alignment"),
     *("grid_image_alignment", "aligned_slow_backbone", "whole_image_alignment"),

@@ -109,10 +109,10 @@ def _stay_in_float32(model: "openvino.Model") -> list[str]:
     ]
     after = [op.get_friendly_name() for op in computing if op.get_friendly_name() not in before]
     last = [op for op in convolutions if op.get_friendly_name() not in before]
-    maps = {op.get_friendly_name(): op.input_value(0).get_node().get_friendly_name() for op in last}
-    quality = [op for op in last if op.output(0).get_partial_shape()[1].get_length() == 1]
-    towers = {maps[op.get_friendly_name()] for op in quality}
-    return after + [name for name, source in maps.items() if source in towers]
+    channels = {op: op.output(0).get_partial_shape()[1].get_length() for op in last}
+    maps = {op: op.input_value(0).get_node().get_friendly_name() for op in last}
+    towers = {maps[op] for op in last if channels[op] == 1}
+    return after + [op.get_friendly_name() for op in last if maps[op] in towers]
 
 
 def shared_detections(
