@@ -31,7 +31,13 @@ def test_refuses_runs_of_different_metrics():
 
 
 def test_plot(tmp_path):
-    path = tmp_path / "new" / "plot.png"
-    plot_summary(summarise({"a_variant": [RUN, RUN], "b": [{**RUN, "APf": math.nan}]}), path)
-    with Image.open(path) as image:
-        assert image.format == "PNG" and image.width > 400
+    """As wide as a page, however many variants there are."""
+    path, sizes = tmp_path / "new" / "plot.png", []
+    for variants in (("a_variant",), map(str, range(19))):
+        runs = {variant: [RUN, RUN] for variant in variants}
+        plot_summary(summarise({**runs, "b": [{**RUN, "APf": math.nan}]}), path)
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            sizes.append(image.size)
+    (width, height), (same, taller) = sizes
+    assert 400 < width == same <= 1200 and taller > 5 * height

@@ -54,33 +54,33 @@ def statistics_of_seeds(values: list[float]) -> dict:
 
 
 def plot_summary(summary: Summary, png: str | os.PathLike) -> None:
-    """Bars of APr by axis and of APf, a group a variant, lines of one standard deviation."""
+    """Bars of APr by axis and of APf, a group a variant, with lines of one standard deviation."""
     first = next(iter(summary.values()))
     axes_names = [name for name in first if name.startswith(AXIS_PREFIX)]
     shown = [*axes_names, "APf"]
     colors = [*_COLORS[: len(axes_names)], "#4a7fb5"]
-    figure = Figure(figsize=(max(8.0, 1.6 + 1.35 * len(summary)), 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.6 * len(summary)), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(shown)
+    height = 0.8 / len(shown)
     for i, (name, color) in enumerate(zip(shown, colors, strict=True)):
         cells = [metrics.get(name, {}) for metrics in summary.values()]
-        places = [k + (i - (len(shown) - 1) / 2) * width for k in range(len(summary))]
-        axes.bar(
+        places = [k + (i - (len(shown) - 1) / 2) * height for k in range(len(summary))]
+        axes.barh(
             places,
             [cell.get("mean") or 0.0 for cell in cells],
-            width * 0.92,
-            yerr=[cell.get("std") or 0.0 for cell in cells],
+            height * 0.92,
+            xerr=[cell.get("std") or 0.0 for cell in cells],
             error_kw={"linewidth": 1, "ecolor": "#333333"},
             color=color,
             label=name.replace(AXIS_PREFIX, "APr, unseen ") if name != "APf" else "APf, trained on",
         )
-    labels = [variant.replace("_", "\n") for variant in summary]
-    axes.set_xticks(range(len(summary)), labels)
-    axes.set_ylabel("box AP, %")
+    axes.set_yticks(range(len(summary)), [variant.replace("_", " ") for variant in summary])
+    axes.set_ylim(len(summary) - 0.5, -0.5)  # the first variant on top
+    axes.set_xlabel("box AP, %")
     axes.set_axisbelow(True)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
     figure.legend(frameon=False, ncols=len(shown), loc="outside upper center")
     with replacing(Path(png)) as partial:
         figure.savefig(partial, dpi=150, format="png")
