@@ -27,7 +27,6 @@ clip.update(
 )
 
 model.backbone.bottom_up = _gridclip.backbone.bottom_up
-model.backbone.bottom_up.freeze_at = 2
 model.backbone.update(out_channels=64, norm="GN")
 model.proposal_generator.anchor_generator.sizes = [[8], [16], [32], [64], [96]]
 model.proposal_generator.update(pre_nms_topk=[300, 300], post_nms_topk=[300, 300])
