@@ -82,7 +82,8 @@ def test_rows_have_their_first_seeds_and_what_is_missing_is_named(
     cell = differences["gridclip - no_dense_scores"]["APf"]
     assert cell["values"] == [0.0] * 3 and cell["excludes_zero"] is False
     assert set(differences) == {
-        *("gridclip - no_dense_scores", "gridclip - closed_set", "no_dense_scores - closed_set")
+        *("gridclip - no_dense_scores", "gridclip - closed_set", "no_dense_scores - closed_set"),
+        "gridclip_4000 - gridclip",
     }
     assert differences["gridclip - closed_set"]["AP"]["n"] == 1
 
@@ -209,6 +210,23 @@ def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
     assert sources["runs"]["gridclip seed 1"] == {"seconds": 60.0, "commit": "another"}
     note = laptop_runs_note({"seeds": [0, 1], "not_run": {}, **sources})
     assert "several commits" in note and "Not run: nothing." in note
+
+
+def test_the_time_table_sets_gridclip_beside_each_point_of_others():
+    """The longest run that takes no more in all: embeddings count, and equal minutes are enough."""
+
+    def curve(before, *points):
+        keys = ("steps", "minutes", "AP", "APr", "APf", "n")
+        points = [dict(zip(keys, (*p, 1.0, 1.0, 1), strict=True)) for p in points]
+        facts = {"device": "cpu", "processor": "P", "preparation_minutes": before}
+        return {**facts, "points": points}
+
+    gridclip = curve(1.0, (500, 2.0, 50.0), (1000, 4.0, 40.0))
+    theirs = curve(0.5, (250, 2.0, 10.0), (500, 4.0, 20.0), (1000, 4.5, 30.0))
+    rows = laptop_time_table({"gridclip": gridclip, "fvlm": theirs}).splitlines()
+    found = [row.split(" | ")[-3:] for row in rows if row.startswith("| F-VLM")]
+    assert found == [["–", "–", "– |"], ["50.0", "1.0", "1.0 |"], ["40.0", "1.0", "1.0 |"]]
+    assert "| – | – | – |" in laptop_time_table({"fvlm": theirs})
 
 
 def test_minutes_of_a_gpu_are_not_called_those_of_a_core():
