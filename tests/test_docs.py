@@ -222,6 +222,33 @@ def test_readme_quotes_result_files():
         assert quoted in readme
 
 
+def test_what_a_page_says_of_minutes_is_in_the_curves():
+    curves = json.loads((PROJECT / "results/laptop_world_time.json").read_text())
+    page = " ".join((PROJECT / "laptop_world/README.md").read_text().split())
+
+    def runs(name: str) -> list[dict]:
+        before = curves[name]["preparation_minutes"]
+        return [{**point, "minutes": before + point["minutes"]} for point in curves[name]["points"]]
+
+    ours = runs("gridclip")
+    assert f"of {ours[0]['minutes']:.1f} minutes and more" in page
+    for theirs in (run for name in curves if name != "gridclip" for run in runs(name)):
+        if within := [run for run in ours if run["minutes"] <= theirs["minutes"]]:
+            assert all(within[-1][metric] > theirs[metric] for metric in ("AP", "APr", "APf"))
+    theirs, longest = runs("fvlm")[-1], ours[-1]
+    for run, words in (
+        (theirs, "F-VLM's 4,000 steps in {minutes:.1f} minutes have AP {AP:.1f}, APr {APr:.1f}"),
+        (longest, "GridCLIP's 4,000 in {minutes:.1f} have {AP:.1f}, {APr:.1f} and {APf:.1f}"),
+    ):
+        assert words.format(**run) in page and run["steps"] == 4000 and run["n"] == 1
+    in_readme = (
+        f"In 4,000 steps, {theirs['minutes']:.1f} minutes of a core, F-VLM has {theirs['AP']:.1f} "
+        f"and {theirs['APr']:.1f}, GridCLIP in 4,000, {longest['minutes']:.1f} minutes, "
+        f"{longest['AP']:.1f} and {longest['APr']:.1f}, both with one seed."
+    )
+    assert in_readme in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_pages_quote_what_was_measured_on_a_gpu_and_in_half_precision():
     results = PROJECT / "results"
     one, eight = (

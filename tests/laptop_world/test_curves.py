@@ -1,9 +1,12 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from laptop_world.curves import curve_point, plot_curves, training_seconds
+from laptop_world.experiment import CURVES
+from laptop_world.tables import VARIANTS
 
 
 def write_metrics(folder, times):
@@ -33,10 +36,23 @@ def test_point_is_the_mean_over_runs():
     }
 
 
-def test_plot(tmp_path):
+def test_plot_and_its_legend_inside(tmp_path, monkeypatch):
+    figures = []
+
+    class Recorded(Figure):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            figures.append(self)
+
+    monkeypatch.setattr("laptop_world.curves.Figure", Recorded)
     point = {"steps": 10, "minutes": 2.0, "AP": 10.0, "APr": 5.0, "APf": 20.0, "n": 1}
     curve = {"device": "cpu", "processor": "P", "preparation_minutes": 1.0, "points": [point]}
     path = tmp_path / "new" / "plot.png"
-    plot_curves(dict.fromkeys("abcde", curve), {name: name for name in "abcde"}, path)
+    plot_curves(dict.fromkeys(CURVES, curve), VARIANTS, path)
     with Image.open(path) as image:
         assert image.format == "PNG" and image.width > 400
+    (figure,) = figures
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    assert len(legend.get_texts()) == len(CURVES)

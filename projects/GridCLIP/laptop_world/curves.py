@@ -75,6 +75,6 @@ def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLik
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     lines, labels = panels[0].get_legend_handles_labels()
-    figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside upper center")
+    figure.legend(lines, labels, frameon=False, ncols=3, loc="outside upper center")
     with replacing(Path(png)) as partial:
         figure.savefig(partial, dpi=150, format="png")

@@ -114,7 +114,7 @@ def laptop_time_table(curves: dict) -> str:
     rows = [
         f"| {VARIANTS[variant]} | {point['steps']} | {curve['preparation_minutes']:.1f} | "
         f"{point['minutes']:.1f} | {_metrics(point)} | {point['n']} | "
-        f"{_of_gridclip(curves, curve['preparation_minutes'] + point['minutes'])} |"
+        f"{_beside(variant, curves, curve['preparation_minutes'] + point['minutes'])} |"
         for variant, curve in curves.items()
         for point in curve["points"]
     ]
@@ -149,8 +149,11 @@ def _metrics(point: dict) -> str:
     return " | ".join(f"{point[name]:.1f}" for name in ("AP", "APr", "APf"))
 
 
-def _of_gridclip(curves: dict, minutes: float) -> str:
-    """The metrics of GridCLIP's longest run within these minutes, dashes where there is none."""
+def _beside(variant: str, curves: dict, minutes: float) -> str:
+    """The metrics of GridCLIP's longest run within these minutes, dashes where there is none;
+    nothing beside its own."""
+    if variant == "gridclip":
+        return " | | "
     ours = curves.get("gridclip", {"points": []})
     within = [p for p in ours["points"] if ours["preparation_minutes"] + p["minutes"] <= minutes]
     return _metrics(max(within, key=lambda p: p["steps"])) if within else "– | – | –"
