@@ -128,12 +128,12 @@ def laptop_time_table(curves: dict) -> str:
         )
     return "\n".join(
         [
-            f"**Accuracy against time**, the same world. {minutes} *Before* is the time to compute "
-            "CLIP's embeddings and, for ViLD, the proposals; the training of ViLD-text, which "
-            "makes the proposals, is not counted. Every number of steps is a run of its own, with "
-            "its own schedule. A point with n = 1 has no spread: a difference within the spread of "
-            "the table above says nothing. The last columns are those of GridCLIP's longest run "
-            "that takes no more minutes in all.",
+            f"**Accuracy against time**, the same world. {minutes} *Before* is the clock's time, "
+            "other runs beside it, to compute CLIP's embeddings of pictures and, for ViLD, the "
+            "proposals; the training of ViLD-text, which makes the proposals, is not counted. "
+            "Every number of steps is a run of its own, with its own schedule. A point with n = 1 "
+            "has no spread: a difference within the spread of the table above says nothing. The "
+            "last columns are those of GridCLIP's longest run that takes no more minutes in all.",
             "",
             "| | steps | before, min | training, min | AP | APr | APf | n | GridCLIP's AP | APr "
             "| APf |",
@@ -156,7 +156,7 @@ def _beside(variant: str, curves: dict, minutes: float) -> str:
         return " | | "
     ours = curves.get("gridclip", {"points": []})
     within = [p for p in ours["points"] if ours["preparation_minutes"] + p["minutes"] <= minutes]
-    return _metrics(max(within, key=lambda p: p["steps"])) if within else "– | – | –"
+    return _metrics(within[-1]) if within else "– | – | –"
 
 
 def thresholds_table(record: dict) -> str:

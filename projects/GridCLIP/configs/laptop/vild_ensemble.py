@@ -2,6 +2,5 @@
 
 from .vild import clip, data, dataloader, lr_multiplier, model, optimizer, shapes, train
 
-# The distillation weight is ViLD's: 0.1 and 0.5 had no higher APr on the development world.
 model.roi_heads.image_head = "${.box_head}"
 train.output_dir = "output/laptop/vild_ensemble"
