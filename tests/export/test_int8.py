@@ -9,7 +9,7 @@ import pytest
 
 from gridclip.export import Form, export
 from gridclip.export.formats import FORMATS
-from gridclip.export.int8 import quantize_file, shared_detections
+from gridclip.export.int8 import _stay_in_float32, quantize_file, shared_detections
 from gridclip_runtime import Prediction, Predictor
 from gridclip_runtime.engines import open_engine, openvino_core
 
@@ -71,10 +71,31 @@ def test_convolutions_are_quantized_and_boxes_are_not(int8_file):
     model = openvino_core().read_model(int8_file)
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
     counts = quantized_inputs(int8_file)
-    # Of two levels, deltas and quality are predicted in float32.
-    assert counts["Convolution"] == len(convolutions) - 4
+    # Of two levels, quality is predicted in float32.
+    assert counts["Convolution"] == len(convolutions) - 2
     assert counts["MatMul"] == 2  # which choose locations
     assert not {"MVN", "Multiply", "Subtract", "Gather", "Exp"} & set(counts)
+
+
+def test_quality_and_plain_deltas_stay_in_float32_and_distributions_do_not():
+    from openvino import Model
+    from openvino import opset13 as ops
+
+    def convolution(x, channels, name):
+        weight = ops.constant(np.ones((channels, 8, 1, 1), np.float32))
+        zeros = [0, 0]
+        found = ops.convolution(x, weight, [1, 1], zeros, zeros, [1, 1])
+        found.set_friendly_name(name)
+        return found
+
+    picture = ops.parameter([1, 8, 4, 4], np.float32)
+    tower = ops.relu(convolution(picture, 8, "tower"))
+    last = {"quality": 1, "deltas": 4, "distributions": 68, "grid features": 16}
+    outputs = [convolution(tower, channels, name) for name, channels in last.items()]
+    scores = ops.sigmoid(outputs[-1])
+    scores.set_friendly_name("scores")
+    model = Model([*outputs, scores], [picture])
+    assert set(_stay_in_float32(model)) == {"quality", "deltas", "scores"}
 
 
 @pytest.mark.slow
