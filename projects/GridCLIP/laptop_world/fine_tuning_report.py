@@ -50,30 +50,30 @@ def plot_fine_tuning(result: dict, png: Path) -> None:
 
 
 def fine_tuning_table(result: dict) -> str:
-    """The change in AP of new, old and unseen names, by recipe, pictures and alpha.
+    """The change in AP of new, old, unseen and all other names, by recipe, pictures and alpha.
 
     Args:
         result: the contents of fine_tuning.json.
     """
-    groups = ("new", "old", "unseen")
     before = result["before"]
     rows = [
         f"| {TITLES[recipe]} | {count} | {alpha} | "
-        + " | ".join(_change(cell[f"{group}_change"]) for group in groups)
+        + " | ".join(_change(cell[f"{group}_change"]) for group in before)
         + " |"
         for recipe, by_count in result["recipes"].items()
         for count, by_alpha in by_count.items()
         for alpha, cell in by_alpha.items()
     ]
-    values = ", ".join(f"{before[group]['mean']:.1f} of {group} names" for group in groups)
+    values = ", ".join(f"{before[group]['mean']:.1f} of {group} names" for group in before)
     return "\n".join(
         [
             f"**Fine-tuning**, the laptop world, {result['world']}: change of box AP, mean ± "
             f"standard deviation over {before['new']['n']} detectors with pictures of their own, "
-            f"on {result['processor']}. Before: AP {values}.{_not_run(result['not_run'])}",
+            f"on {result['processor']}; other names are old and unseen ones. Before: AP {values}."
+            f"{_not_run(result['not_run'])}",
             "",
-            "| recipe | pictures | alpha | new | old | unseen |",
-            "|---|---|---|---|---|---|",
+            "| recipe | pictures | alpha | new | old | unseen | other |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             "![gain against loss](results/fine_tuning.png)",
@@ -89,4 +89,4 @@ def _not_run(left_out: dict) -> str:
 
 def _change(cell: dict) -> str:
     spread = "" if cell["std"] is None else f" ± {cell['std']:.1f}"
-    return f"{cell['mean']:+.1f}{spread}"
+    return f"{cell['mean']:+z.1f}{spread}"
