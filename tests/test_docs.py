@@ -222,6 +222,50 @@ def test_readme_quotes_result_files():
         assert quoted in readme
 
 
+def test_pages_quote_what_fine_tuning_and_eight_bits_measured():
+    results = PROJECT / "results"
+    recipes = json.loads((results / "fine_tuning.json").read_text())["recipes"]
+    latency = json.loads((results / "peers_cpu.json").read_text())["latency"]
+
+    def change(recipe: str, alpha: str, group: str) -> str:
+        return f"{abs(recipes[recipe]['100'][alpha][f'{group}_change']['mean']):.1f}"
+
+    def seconds(form: str, names: int) -> str:
+        (p50,) = (
+            entry["p50"]
+            for entry in latency
+            if (entry["detector"], entry["form"]) == ("gridclip", form)
+            and (entry["names"], entry["size"]) == (names, [640, 640])
+        )
+        return f"{p50:.2f} s"
+
+    for path, quoted in (
+        (
+            ROOT / "README.md",
+            f"weights half of the way to those of a fine-tuning on 100 pictures gain "
+            f"{change('aligned', '0.5', 'new')} AP of the new names for "
+            f"{change('aligned', '0.5', 'other')} of all others",
+        ),
+        (
+            ROOT / "docs/fine-tuning.md",
+            f"plain fine-tuning gained {change('plain', '1', 'new')} AP on the new names and cost "
+            f"all others {change('plain', '1', 'other')}. At `--alpha 0.5` the gain was "
+            f"{change('plain', '0.5', 'new')} and the loss {change('plain', '0.5', 'other')}",
+        ),
+        (
+            ROOT / "docs/speed.md",
+            f"GridCLIP takes {seconds('pytorch_fp32', 1203)} in PyTorch and "
+            f"{seconds('openvino_int8', 1203)} with OpenVINO in 8 bits",
+        ),
+        (
+            ROOT / "docs/speed.md",
+            f"an 8-bit file takes {seconds('openvino_int8', 21841)} at 640 x 640, PyTorch "
+            f"{seconds('pytorch_fp32', 21841)}.",
+        ),
+    ):
+        assert quoted in " ".join(path.read_text().split())
+
+
 def test_what_a_page_says_of_minutes_is_in_the_curves():
     curves = json.loads((PROJECT / "results/laptop_world_time.json").read_text())
     page = " ".join((PROJECT / "laptop_world/README.md").read_text().split())

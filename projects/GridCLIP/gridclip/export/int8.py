@@ -90,8 +90,8 @@ def quantize(model: "openvino.Model", inputs: Iterable[Arrays]) -> "openvino.Mod
 
 
 def _stay_in_float32(model: "openvino.Model") -> list[str]:
-    """Names of the operations after the last convolutions, and of those of these that predict
-    quality or box deltas: at most four numbers a location."""
+    """Names of the operations after the last convolutions, and of the last convolutions with
+    at most four outputs a location: quality and plain box deltas."""
     operations = model.get_ordered_ops()
     convolutions = [op for op in operations if op.get_type_name() == "Convolution"]
     before: set[str] = set()
