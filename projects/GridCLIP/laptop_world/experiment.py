@@ -42,7 +42,7 @@ CURVES = {
 # Numbers of steps that --lengths trains besides the configs' own.
 LENGTHS = {
     **dict.fromkeys(("vild_ensemble", "vild", "vild_text", "fvlm"), (4000, 2000, 1000, 250)),
-    "gridclip": (2000, 500),
+    "gridclip": (2000, 500, 250),
 }
 WARMUP_STEPS = 50
 # What is computed from CLIP lies in the experiment's folder, so that its seconds are counted.
