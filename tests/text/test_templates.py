@@ -50,7 +50,13 @@ def test_own_templates_and_braces_in_names():
     assert render_prompts("{x}", ["{}, {article} one", "{}"]) == ["{x}, a one", "{x}"]
 
 
-@pytest.mark.parametrize("bad", ["imagnet", [], ["a photo of a dog"]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("imagnet", [], ["a photo of a dog"], ["{}", "a {} of {}"], ["{0}"], ["{name} {}"]),
+        *(["{} {"], ["{}}"], ["{{}} {}"], ["{:d}"], ["{article}"]),
+    ],
+)
 def test_unusable_templates_are_refused(bad):
     with pytest.raises(ValueError, match="template"):
         get_templates(bad)
@@ -58,4 +64,5 @@ def test_unusable_templates_are_refused(bad):
 
 def test_templates_pass_through_unchanged():
     assert get_templates("vild") is TEMPLATES["vild"]
-    assert get_templates(["the {}"]) == ("the {}",)
+    own = ("the {}", "{article} {},\n{article} one")
+    assert get_templates(own) == own

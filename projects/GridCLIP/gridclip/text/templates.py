@@ -1,6 +1,6 @@
 """Prompt templates: the sentences that a category's name is put into before CLIP reads it.
 
-A template holds ``{}`` where the name goes and may hold ``{article}`` where "a" or "an" goes.
+A template holds one ``{}``, where the name goes, and may hold ``{article}``, for "a" or "an".
 """
 
 import re
@@ -28,13 +28,14 @@ _OPENS_WITH_VOWEL = re.compile(
     r"(?!uni|uk|ur[ei]|use|ut[ei]|eu|ewe|one)[aeiou]|hour|heir|8|1[18]\b"
 )
 _LETTERS_WITH_VOWEL = "AEFHILMNORSX"  # "an SUV", but "a CD player"
+_TEMPLATE = re.compile(r"([^{}]|\{article\})*\{\}([^{}]|\{article\})*")
 
 
 def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """The templates of a set's name in ``TEMPLATES``, or the given templates themselves, checked.
 
     Raises:
-        ValueError: there is no such set, no template, or one without ``{}``.
+        ValueError: there is no such set, no template, or one of another form.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATES:
@@ -43,8 +44,8 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise ValueError("The list of prompt templates is empty; give at least '{}'.")
     for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"Prompt template {template!r} has no '{{}}' for the name.")
+        if not _TEMPLATE.fullmatch(template):
+            raise ValueError(f"Prompt template {template!r} needs one '{{}}', and no other braces.")
     return tuple(templates)
 
 
