@@ -28,12 +28,14 @@ def test_no_times_is_an_error(tmp_path):
         training_seconds(tmp_path, 60, "cpu")
 
 
-def test_point_is_the_mean_over_runs():
+def test_point_has_the_values_of_all_runs():
     runs = [{"AP": 1.0, "APr": 2.0, "APf": 3.0}, {"AP": 3.0, "APr": 4.0, "APf": 7.0}]
-    assert curve_point(runs, [60.0, 180.0], 500) == {
-        **{"steps": 500, "minutes": 2.0, "n": 2},
-        **{"AP": 2.0, "APr": 3.0, "APf": 5.0},
+    point = curve_point(runs, 2.0, 500)
+    assert (point["steps"], point["minutes"]) == (500, 2.0)
+    assert {name: point[name]["values"] for name in ("AP", "APr", "APf")} == {
+        **{"AP": [1.0, 3.0], "APr": [2.0, 4.0], "APf": [3.0, 7.0]}
     }
+    assert point["APf"]["mean"] == 5.0 and point["APf"]["n"] == 2
 
 
 def test_plot_and_its_legend_inside(tmp_path, monkeypatch):
@@ -45,7 +47,7 @@ def test_plot_and_its_legend_inside(tmp_path, monkeypatch):
             figures.append(self)
 
     monkeypatch.setattr("laptop_world.curves.Figure", Recorded)
-    point = {"steps": 10, "minutes": 2.0, "AP": 10.0, "APr": 5.0, "APf": 20.0, "n": 1}
+    point = curve_point([{"AP": 10.0, "APr": 5.0, "APf": 20.0}], 2.0, 10)
     curve = {"device": "cpu", "processor": "P", "preparation_minutes": 1.0, "points": [point]}
     path = tmp_path / "new" / "plot.png"
     plot_curves(dict.fromkeys(CURVES, curve), VARIANTS, path)

@@ -8,8 +8,11 @@ import pytest
 from gridclip.data import open_dataset
 from gridclip.evaluation import OpenVocabularyEvaluator, write_results
 from laptop_world import outcomes, reproduce
+from laptop_world.curves import curve_point, set_beside_gridclip
+from laptop_world.differences import METRICS, paired_difference
 from laptop_world.experiment import VARIANTS, Run
 from laptop_world.tables import (
+    difference,
     laptop_differences_table,
     laptop_runs_note,
     laptop_time_table,
@@ -88,9 +91,13 @@ def test_rows_have_their_first_seeds_and_what_is_missing_is_named(
     assert differences["gridclip - closed_set"]["AP"]["n"] == 1
 
     curve = read(results, "laptop_world_time")["gridclip"]
-    assert [(p["steps"], p["n"], p["AP"]) for p in curve["points"]] == [
-        *[(500, 1, 0.5), (1000, 3, 11.0), (2000, 1, 2.0), (4000, 3, 14.0)]
+    assert [(p["steps"], p["AP"]["n"], p["AP"]["mean"]) for p in curve["points"]] == [
+        *[(250, 1, 0.25), (500, 1, 0.5), (1000, 3, 11.0), (2000, 1, 2.0), (4000, 3, 14.0)]
     ]
+    lengths = read(results, "laptop_world_lengths")
+    assert list(lengths) == [f"gridclip steps {steps}" for steps in (250, 500, 2000)]
+    assert lengths["gridclip steps 500"]["APf"]["values"] == [0.5]
+    assert runs["variants"]["gridclip steps 2000"]["steps"] == 2000
     assert {round(point["minutes"], 6) for point in curve["points"]} == {1}
     assert curve["preparation_minutes"] == 1 and curve["device"] == "cpu"
     assert {path.suffix for path in results.iterdir()} == {".json", ".png"}
@@ -174,13 +181,15 @@ def test_what_comes_before_a_training_counts(make_grid, complete, tmp_path, monk
     monkeypatch.setitem(outcomes._BEFORE, "vild", outcomes._REGIONS)
     grid = make_grid("--variants", "gridclip", "vild", "--seeds", "0")
     complete(grid)
-    outcomes.write_curves(grid, outcomes.complete_runs(grid), tmp_path)
+    records = outcomes.complete_runs(grid)
+    rows = outcomes.finished_rows(grid, records, VARIANTS)
+    outcomes.write_curves(grid, rows, tmp_path)
     curves = read(tmp_path, "laptop_world_time")
     assert {name: curve["preparation_minutes"] for name, curve in curves.items()} == {
         "gridclip": 1,
         "vild": 2,
     }
-    assert laptop_time_table(curves).count("\n| GridCLIP | 1000 | 1.0 | 1.0 | 1.0 |") == 1
+    assert laptop_time_table(curves).count("\n| GridCLIP | 1000 | 1.0 | 1.0 | 1 | 1.0 |") == 1
 
 
 def test_nothing_is_written_of_no_complete_row(make_grid, tmp_path):
@@ -212,28 +221,65 @@ def test_facts_that_differ_stay_with_their_runs(make_grid, complete):
     assert "several commits" in note and "Not run: nothing." in note
 
 
-def test_the_time_table_sets_gridclip_beside_each_point_of_others():
-    """The longest run that takes no more in all: embeddings count, and equal minutes are enough."""
+def test_lengths_published_before_stay_with_their_minutes(make_grid, complete, tmp_path):
+    """A seed a publication. Of a row without a finished run the minutes are those of the file."""
+    folder, seeds = tmp_path / "results", [0, 1]
 
-    def curve(before, *points):
-        keys = ("steps", "minutes", "AP", "APr", "APf", "n")
-        points = [dict(zip(keys, (*p, 1.0, 1.0, 1), strict=True)) for p in points]
-        facts = {"device": "cpu", "processor": "P", "preparation_minutes": before}
-        return {**facts, "points": points}
+    def publish(output, keep):
+        # --publish alone asks for the rows and for their other lengths
+        grid = make_grid("--publish", output=tmp_path / output)
+        complete(grid, lambda run: run.training.variant == "gridclip" and keep(run))
+        records = outcomes.complete_runs(grid)
+        outcomes.write_rows(grid, records, VARIANTS, seeds, folder, publish=True)
+        points = read(folder, "laptop_world_time")["gridclip"]["points"]
+        return {p["steps"]: (p["AP"]["values"], round(p["minutes"], 6)) for p in points}
 
-    gridclip = curve(1.0, (500, 2.0, 50.0), (1000, 4.0, 40.0))
-    theirs = curve(0.5, (250, 2.0, 10.0), (500, 4.0, 20.0), (1000, 4.5, 30.0))
-    rows = laptop_time_table({"gridclip": gridclip, "fvlm": theirs}).splitlines()
-    found = [row.split(" | ")[-3:] for row in rows if row.startswith("| F-VLM")]
-    assert found == [["–", "–", "– |"], ["50.0", "1.0", "1.0 |"], ["40.0", "1.0", "1.0 |"]]
-    assert "| – | – | – |" in laptop_time_table({"fvlm": theirs})
+    assert publish("a", lambda run: run.seed == 0 and run.steps != 250) == {
+        **{500: ([0.5], 1), 1000: ([1], 1), 2000: ([2], 1)}
+    }
+    file = folder / "laptop_world_time.json"
+    curves = json.loads(file.read_text())
+    for point in curves["gridclip"]["points"]:
+        point["minutes"] = 7.0
+    curves["gridclip"]["preparation_minutes"] = 3.0
+    file.write_text(json.dumps(curves))
+    later = publish("b", lambda run: run.steps == 250 or (run.seed == 1 and run.steps == 500))
+    assert later == {
+        **{250: ([0.25, 10.25], 1), 500: ([0.5, 10.5], 1), 1000: ([1], 7), 2000: ([2], 7)}
+    }
+    lengths = read(folder, "laptop_world_lengths")
+    assert lengths["gridclip steps 500"]["AP"]["values"] == [0.5, 10.5]
+    assert "gridclip seed 1 steps 500" in read(folder, "laptop_world_runs")["runs"]
+
+
+def make_curve(before, *points):
+    """Of (steps, minutes, AP of each seed)."""
+    points = [curve_point([dict.fromkeys(METRICS, v) for v in x], m, s) for s, m, x in points]
+    return {"device": "cpu", "processor": "P", "preparation_minutes": before, "points": points}
+
+
+def test_gridclip_stands_beside_each_point_of_others():
+    """Its longest run that takes no more in all: embeddings count, equal minutes are enough."""
+    gridclip = make_curve(1.0, (500, 2.0, [50.0, 52.0]), (1000, 4.0, [40.0]))
+    theirs = make_curve(0.5, (250, 2.0, [10.0]), (500, 4.0, [20.0, 21.0]), (1000, 4.5, [30.0]))
+    curves = {"gridclip": gridclip, "fvlm": theirs}
+    set_beside_gridclip(curves)
+    first, second, third = (p["gridclip"] for p in curves["fvlm"]["points"])
+    assert first is None
+    assert second == {"steps": 500, **dict.fromkeys(METRICS, paired_difference([50, 52], [20, 21]))}
+    assert third["steps"] == 1000 and third["AP"]["interval"] is None
+    rows = [r for r in laptop_time_table(curves).splitlines() if r.startswith("| F-VLM")]
+    assert [row.split(" | ", 8)[-1] for row in rows] == [
+        "– | – | – | – |",
+        "500 | " + " | ".join([difference(second["AP"])] * 3) + " |",
+        "1000 | +10.0 | +10.0 | +10.0 |",
+    ]
+    set_beside_gridclip({"fvlm": theirs})
+    assert {p["gridclip"] for p in theirs["points"]} == {None}
 
 
 def test_minutes_of_a_gpu_are_not_called_those_of_a_core():
-    point = {"steps": 1, "minutes": 1.0, "AP": 1.0, "APr": 1.0, "APf": 1.0, "n": 1}
-    curve = {"preparation_minutes": 0.0, "points": [point], "processor": "P"}
-    assert "processor time of one core (P)" in laptop_time_table(
-        {"fvlm": {**curve, "device": "cpu"}}
-    )
-    on_gpu = laptop_time_table({"fvlm": {**curve, "device": "NVIDIA"}})
+    curve = make_curve(0.0, (1, 1.0, [1.0]))
+    assert "processor time of one core (P)" in laptop_time_table({"gridclip": curve})
+    on_gpu = laptop_time_table({"gridclip": {**curve, "device": "NVIDIA"}})
     assert "they are not minutes of a core" in on_gpu

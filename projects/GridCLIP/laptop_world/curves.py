@@ -9,8 +9,9 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from gridclip.files import replacing
+from laptop_world.differences import METRICS, of_same_seeds, paired_difference
+from laptop_world.summary import statistics_of_seeds
 
-METRICS = ("AP", "APr", "APf")
 _PANELS = {"AP": "box AP, %", "APr": "box APr, novel categories, %"}
 _STYLES = ("o-", "s-", "D-", "^-", "v-")
 
@@ -34,21 +35,38 @@ def training_seconds(folder: str | os.PathLike, iterations: int, device: str) ->
     return mean(logged.values()) * iterations
 
 
-def curve_point(
-    runs: Sequence[Mapping[str, float]], seconds: Sequence[float], steps: int
-) -> dict[str, float | int]:
-    """The means over the runs of one length: "steps", "minutes" of training, METRICS, "n" runs.
+def curve_point(runs: Sequence[Mapping[str, float]], minutes: float, steps: int) -> dict:
+    """ "steps", "minutes" of training, and for each of METRICS what statistics_of_seeds() returns.
 
     Args:
-        runs: metrics of each, in percent.
-        seconds: of each one's training.
+        runs: metrics of each, in percent, in the order of the seeds.
     """
-    metrics = {name: mean(run[name] for run in runs) for name in METRICS}
-    return {"steps": steps, "minutes": mean(seconds) / 60, **metrics, "n": len(runs)}
+    metrics = {name: statistics_of_seeds([run[name] for run in runs]) for name in METRICS}
+    return {"steps": steps, "minutes": minutes, **metrics}
+
+
+def set_beside_gridclip(curves: Curves) -> None:
+    """Give each point of another detector "gridclip": GridCLIP's longest run that takes no more
+    minutes in all, preparation included, or None if there is none.
+
+    It has "steps", and for each of METRICS what paired_difference() returns, GridCLIP's minus the
+    other's, of the seeds that both have.
+    """
+    ours = curves.get("gridclip", {"preparation_minutes": 0.0, "points": []})
+    for name, curve in curves.items():
+        more = curve["preparation_minutes"] - ours["preparation_minutes"]
+        for point in curve["points"] if name != "gridclip" else ():
+            within = [p for p in ours["points"] if p["minutes"] <= point["minutes"] + more]
+            point["gridclip"] = _differences(within[-1], point) if within else None
+
+
+def _differences(ours: dict, theirs: dict) -> dict:
+    pairs = {m: of_same_seeds(ours[m]["values"], theirs[m]["values"]) for m in METRICS}
+    return {"steps": ours["steps"], **{m: paired_difference(*pair) for m, pair in pairs.items()}}
 
 
 def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLike) -> None:
-    """AP and APr against minutes, a line a variant.
+    """AP and APr against minutes, a line a variant, with bars of one standard deviation.
 
     Args:
         curves: by variant "device" and "processor", the same for all, "preparation_minutes", which
@@ -63,8 +81,16 @@ def plot_curves(curves: Curves, titles: Mapping[str, str], png: str | os.PathLik
     for axes, (metric, label) in zip(panels, _PANELS.items(), strict=True):
         for (variant, curve), style in zip(curves.items(), _STYLES[: len(curves)], strict=True):
             minutes = [curve["preparation_minutes"] + p["minutes"] for p in curve["points"]]
-            values = [p[metric] for p in curve["points"]]
-            axes.plot(minutes, values, style, label=titles[variant], markersize=5)
+            cells = [p[metric] for p in curve["points"]]
+            axes.errorbar(
+                minutes,
+                [cell["mean"] for cell in cells],
+                yerr=[cell["std"] or 0.0 for cell in cells],
+                fmt=style,
+                label=titles[variant],
+                markersize=5,
+                capsize=2,
+            )
         axes.set_xscale("log")
         ticks = [1, 2, 5, 10, 20, 50]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

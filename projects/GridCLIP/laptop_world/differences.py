@@ -76,13 +76,16 @@ def differences(summary: Summary, pairs: Iterable[tuple[str, str]]) -> dict[str,
     for a, b in pairs:
         cells = {name: (summary[a].get(name), summary[b].get(name)) for name in METRICS}
         found[f"{a} - {b}"] = {
-            name: paired_difference(*_common(ours["values"], theirs["values"]))
+            name: paired_difference(*of_same_seeds(ours["values"], theirs["values"]))
             for name, (ours, theirs) in cells.items()
             if ours and theirs and None not in (ours["mean"], theirs["mean"])
         }
     return found
 
 
-def _common(a: Sequence[float], b: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+def of_same_seeds(
+    a: Sequence[float], b: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """The values of the seeds that both have: the first ones."""
     n = min(len(a), len(b))
     return a[:n], b[:n]

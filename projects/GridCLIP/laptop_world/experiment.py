@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,16 @@ WARMUP_STEPS = 50
 _EMBEDDINGS = ("text_embeddings", "image_embeddings", "proposals", "region_embeddings")
 
 
+def run_name(row: str, seed: int) -> str:
+    variant, *steps = row.split(" ", 1)
+    return " ".join([variant, f"seed {seed}", *steps])
+
+
+def row_of(run: str) -> str:
+    """The row of a run, by its name."""
+    return re.sub(r" seed \d+", "", run)
+
+
 class Run(NamedTuple):
     """A training, or the evaluation of another variant's weights.
 
@@ -60,8 +71,13 @@ class Run(NamedTuple):
     steps: int | None = None
 
     @property
+    def row(self) -> str:
+        """What runs that differ in their seed alone have in common."""
+        return self.variant + (f" steps {self.steps}" if self.steps else "")
+
+    @property
     def name(self) -> str:
-        return f"{self.variant} seed {self.seed}" + (f" steps {self.steps}" if self.steps else "")
+        return run_name(self.row, self.seed)
 
     @property
     def folder(self) -> Path:

@@ -1,11 +1,17 @@
 """What the complete runs of the experiment have found, as files of results."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from gridclip.evaluation import read_results
 from gridclip.files import write_json
-from laptop_world.curves import curve_point, plot_curves, training_seconds
+from laptop_world.curves import (
+    curve_point,
+    plot_curves,
+    set_beside_gridclip,
+    training_seconds,
+)
 from laptop_world.differences import compared_pairs, differences
 from laptop_world.experiment import CURVES, VARIANTS, Grid, Run
 from laptop_world.rows import (
@@ -13,6 +19,7 @@ from laptop_world.rows import (
     Row,
     finished_rows,
     published_rows,
+    read_json,
     run_sources,
     with_published,
 )
@@ -67,17 +74,18 @@ def missing_seeds(
 def write_rows(
     grid: Grid,
     records: Records,
-    variants: Iterable[str],
+    variants: Collection[str],
     seeds: Sequence[int],
     folder: Path,
     *,
     publish: bool = False,
 ) -> dict[str, list[int]]:
-    """Write laptop_world.json, its differences, runs and plot. Nothing is written if there is no
-    row.
+    """Write laptop_world.json, its differences, runs and plot, and of other numbers of steps
+    laptop_world_lengths.json. Nothing is written if there is no row.
 
     Args:
-        publish: keep the runs in ``folder`` that fit beside the finished ones.
+        publish: keep the runs in ``folder`` that fit beside the finished ones, and write the curves
+            of all.
 
     Returns:
         What :func:`missing_seeds` returns.
@@ -87,14 +95,17 @@ def write_rows(
     if publish:
         published, before = published_rows(folder)
         rows = with_published(grid, rows, published)
-    rows = {v: rows[v].first_seeds(v, seeds) for v in VARIANTS if v in rows}
-    rows = {variant: row for variant, row in rows.items() if row.runs}
+    rows = {name: rows[name].first_seeds(name, seeds) for name in sorted(rows, key=_place)}
+    rows = {name: row for name, row in rows.items() if row.runs}
     not_run = missing_seeds(rows, records, variants, seeds)
     if not rows:
         return not_run
-    summary = summarise({variant: list(row.metrics.values()) for variant, row in rows.items()})
-    write_json(folder / "laptop_world.json", summary, indent=1)
-    pairs = differences(summary, compared_pairs(summary))
+    summary = summarise({name: list(row.metrics.values()) for name, row in rows.items()})
+    world = {name: cells for name, cells in summary.items() if name in VARIANTS}
+    write_json(folder / "laptop_world.json", world, indent=1)
+    lengths = {name: cells for name, cells in summary.items() if name not in VARIANTS}
+    write_json(folder / "laptop_world_lengths.json", lengths, indent=1)
+    pairs = differences(world, compared_pairs(world))
     write_json(folder / "laptop_world_differences.json", pairs, indent=1)
     sources = {
         "seeds": list(seeds),
@@ -103,9 +114,17 @@ def write_rows(
         "preparation_seconds": {**before, **_preparation_seconds(grid)},
     }
     write_json(folder / "laptop_world_runs.json", sources, indent=1)
-    plot_summary(summary, folder / "laptop_world.png")
+    plot_summary(world, folder / "laptop_world.png")
     print(f"Written: {folder / 'laptop_world.json'}, its differences, runs and plot beside it")
+    if publish:
+        write_curves(grid, rows, folder)
     return not_run
+
+
+def _place(name: str) -> tuple[bool, int, int]:
+    """The variants first, each with its other numbers of steps after them, from short to long."""
+    variant, _, steps = name.partition(" steps ")
+    return bool(steps), VARIANTS.index(variant), int(steps or 0)
 
 
 def _preparation_seconds(grid: Grid) -> dict[str, float]:
@@ -118,41 +137,59 @@ def _preparation_seconds(grid: Grid) -> dict[str, float]:
     }
 
 
-def write_curves(grid: Grid, records: Records, folder: Path) -> None:
-    """Write laptop_world_time.json and its plot: accuracy against minutes, of all complete runs of
-    the variants with a curve. Nothing is written if there is none."""
-    curves = {curve: points for curve in CURVES if (points := _curve(grid, records, curve))}
+def write_curves(grid: Grid, rows: Mapping[str, Row], folder: Path) -> None:
+    """Write laptop_world_time.json and its plot: accuracy against minutes, of the variants with a
+    curve. Nothing is written if there is none.
+
+    Minutes are those of the finished runs, or where a row has none of them, those of the file.
+    """
+    file = folder / "laptop_world_time.json"
+    before = read_json(file) if file.is_file() else {}
+    curves = {name: _curve(grid, rows, name, before.get(name, {})) for name in CURVES}
+    curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
         return
-    write_json(folder / "laptop_world_time.json", curves, indent=1)
-    plot_curves(curves, TITLES, folder / "laptop_world_time.png")
-    print(f"Written: {folder / 'laptop_world_time.json'}, its plot beside it")
+    set_beside_gridclip(curves)
+    write_json(file, curves, indent=1)
+    plot_curves(curves, TITLES, file.with_suffix(".png"))
+    print(f"Written: {file}, its plot beside it")
 
 
-def _curve(grid: Grid, records: Records, curve: str) -> dict:
-    """Empty without a complete run."""
-    lengths: dict[int, list[Run]] = {}
-    for run in records:
-        if run.variant in CURVES[curve]:
-            steps = grid.runs[run].identity["config"]["train"]["max_iter"]
-            lengths.setdefault(steps, []).append(run)
-    if not lengths:
+def _curve(grid: Grid, rows: Mapping[str, Row], curve: str, before: dict) -> dict:
+    """Empty without a row whose minutes are known; ``before`` is what the file has."""
+    chosen = [row for name, row in rows.items() if name.partition(" steps ")[0] in CURVES[curve]]
+    if not chosen:
         return {}
-    seconds = {task.name: task.open_record().seconds for task in grid.tasks}
-    first = next(records[run] for runs in lengths.values() for run in runs)
-    return {
-        "device": first["device"],
-        "processor": first["processor"],
-        "preparation_minutes": sum(seconds[name] for name in _BEFORE.get(curve, ())) / 60,
-        "points": [
-            curve_point(
-                [records[run]["metrics"]["bbox"] for run in runs],
-                [
-                    training_seconds(grid.folder / run.training.folder, steps, first["device"])
-                    for run in runs
-                ],
-                steps,
-            )
-            for steps, runs in sorted(lengths.items())
-        ],
-    }
+    facts = next(iter(chosen[0].runs.values()))
+    facts = {key: facts[key] for key in ("device", "processor")}
+    if any(before.get(key) != value for key, value in facts.items()):
+        before = {}
+    known = {point["steps"]: point["minutes"] for point in before.get("points", [])}
+    points = []
+    for row in chosen:
+        steps = row.described["steps"]
+        minutes = _minutes(grid, row, steps, facts["device"]) or known.get(steps)
+        if minutes is not None:
+            points.append(curve_point(list(row.metrics.values()), minutes, steps))
+    points.sort(key=lambda point: point["steps"])
+    if not points:
+        return {}
+    preparation = _preparation_minutes(grid, curve, before)
+    return {**facts, "preparation_minutes": preparation, "points": points}
+
+
+def _preparation_minutes(grid: Grid, curve: str, before: dict) -> float:
+    needed = [t.open_record() for t in grid.tasks if t.name in _BEFORE.get(curve, ())]
+    if all(record.complete for record in needed):
+        return sum(record.seconds for record in needed) / 60
+    return before["preparation_minutes"]
+
+
+def _minutes(grid: Grid, row: Row, steps: int, device: str) -> float | None:
+    """Of a training, the mean over those of the row's runs that are finished here."""
+    seconds = [
+        training_seconds(grid.folder / run.training.folder, steps, device)
+        for run, task in grid.runs.items()
+        if run.name in row.runs and task.open_record().complete
+    ]
+    return mean(seconds) / 60 if seconds else None

@@ -44,6 +44,7 @@ from laptop_world.experiment import (
 from laptop_world.grid import Plan, run_tasks
 from laptop_world.outcomes import complete_runs, write_curves, write_rows
 from laptop_world.record import ChangedError
+from laptop_world.rows import finished_rows
 from laptop_world.shapes import generate_shapes
 
 RESULTS = PROJECT / "results"
@@ -98,10 +99,10 @@ def write_outcomes(grid: Grid, args: argparse.Namespace) -> None:
     """Write the results of what is complete, to projects/GridCLIP/results with --publish."""
     records = complete_runs(grid)
     folder = RESULTS if args.publish else grid.folder
-    if args.lengths or args.publish:
-        write_curves(grid, records, folder)
-    if not args.lengths:
-        variants = VARIANTS if args.publish else args.variants
+    variants = VARIANTS if args.publish else args.variants
+    if args.lengths:
+        write_curves(grid, finished_rows(grid, records, variants), folder)
+    else:
         missing = write_rows(grid, records, variants, args.seeds, folder, publish=args.publish)
         print(not_run_text(missing))
     if args.publish:

@@ -1,13 +1,15 @@
-"""Rows of the experiment's results: those of finished runs, and those published before."""
+"""Rows of the experiment's results: those of finished runs, and those published before.
+
+A row has the runs of a variant, or of a variant for another number of steps, with their seeds.
+"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from laptop_world.experiment import ROOT, Grid, Run, config_file
-from laptop_world.summary import Summary
+from laptop_world.experiment import ROOT, Grid, Run, config_file, row_of, run_name
 
 _PROVENANCE = ("commit", "versions", "device", "processor")
 _INPUTS = ("clip_sha256", "annotations_sha256")
@@ -19,8 +21,7 @@ Records = Mapping[Run, dict]
 
 @dataclass(frozen=True)
 class Row:
-    """A variant.
-
+    """
     Attributes:
         metrics: by name of the run, in percent.
         described: config file, steps and config, those of its first run, from which the others
@@ -32,10 +33,14 @@ class Row:
     described: dict
     runs: dict[str, dict]
 
-    def first_seeds(self, variant: str, seeds: Sequence[int]) -> "Row":
+    def first_seeds(self, name: str, seeds: Sequence[int]) -> "Row":
         """With the first seeds, up to one whose run is missing, so that values at the same place
-        are of the same seed."""
-        wanted = [Run(variant, seed).name for seed in seeds]
+        are of the same seed.
+
+        Args:
+            name: the row's.
+        """
+        wanted = [run_name(name, seed) for seed in seeds]
         names = list(takewhile(self.runs.__contains__, wanted))
         metrics = {name: self.metrics[name] for name in names}
         return Row(metrics, self.described, {name: self.runs[name] for name in names})
@@ -45,17 +50,20 @@ class Row:
         return [{key: run[key] for key in _COMMON} for run in self.runs.values()]
 
 
-def finished_rows(grid: Grid, records: Records, variants: Iterable[str]) -> dict[str, Row]:
-    """Of all complete runs."""
-    rows = {}
-    for variant in variants:
-        if found := [run for run in records if run.variant == variant and run.steps is None]:
-            rows[variant] = Row(
-                {run.name: records[run]["metrics"]["bbox"] for run in found},
-                _described(grid, found[0]),
-                {run.name: _facts(grid, records, run) for run in found},
-            )
-    return rows
+def finished_rows(grid: Grid, records: Records, variants: Collection[str]) -> dict[str, Row]:
+    """Of all complete runs of the variants, by the rows' names."""
+    found: dict[str, list[Run]] = {}
+    for run in records:
+        if run.variant in variants:
+            found.setdefault(run.row, []).append(run)
+    return {
+        name: Row(
+            {run.name: records[run]["metrics"]["bbox"] for run in runs},
+            _described(grid, runs[0]),
+            {run.name: _facts(grid, records, run) for run in runs},
+        )
+        for name, runs in found.items()
+    }
 
 
 def _facts(grid: Grid, records: Records, run: Run) -> dict:
@@ -74,26 +82,30 @@ def _described(grid: Grid, run: Run) -> dict:
 
 
 def published_rows(folder: Path) -> tuple[dict[str, Row], dict[str, float]]:
-    """Those of laptop_world.json and laptop_world_runs.json, and the seconds of the preparations by
-    task; none if the files are not there."""
-    files = [folder / f"{name}.json" for name in ("laptop_world", "laptop_world_runs")]
+    """Those of laptop_world.json, laptop_world_lengths.json and laptop_world_runs.json, and the
+    seconds of the preparations by task; none if the files are not there."""
+    files = [folder / f"laptop_world{name}.json" for name in ("", "_lengths", "_runs")]
     if not all(file.is_file() for file in files):
         return {}, {}
-    summary, sources = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    world, lengths, sources = map(read_json, files)
+    summary = world | lengths
     rows = {}
-    for variant, described in sources["variants"].items():
+    for name, described in sources["variants"].items():
         runs = {
-            name: {**sources["shared"], **facts}
-            for name, facts in sources["runs"].items()
-            if name.startswith(f"{variant} seed ")
+            run: {**sources["shared"], **facts}
+            for run, facts in sources["runs"].items()
+            if row_of(run) == name
         }
-        metrics = _metrics_of_seeds(summary, variant)
-        rows[variant] = Row(dict(zip(runs, metrics, strict=True)), described, runs)
+        metrics = _metrics_of_seeds(summary[name])
+        rows[name] = Row(dict(zip(runs, metrics, strict=True)), described, runs)
     return rows, sources["preparation_seconds"]
 
 
-def _metrics_of_seeds(summary: Summary, variant: str) -> list[dict]:
-    cells = summary[variant]
+def read_json(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _metrics_of_seeds(cells: Mapping[str, dict]) -> list[dict]:
     count = max(cell["n"] for cell in cells.values())
     nan = float("nan")
     return [
@@ -108,19 +120,19 @@ def _metrics_of_seeds(summary: Summary, variant: str) -> list[dict]:
 def with_published(
     grid: Grid, rows: Mapping[str, Row], published: Mapping[str, Row]
 ) -> dict[str, Row]:
-    """Finished runs, and beside them the published ones of other seeds and variants that fit: of
+    """Finished runs, and beside them the published ones of other seeds and rows that fit: of
     today's config, of the same processor, data and CLIP as the finished ones. What does not fit is
     left out."""
     if not rows:
         return dict(published)
     common = next(iter(rows.values())).common[0]
-    first = {run.variant: run for run in reversed(grid.runs) if run.steps is None}
+    first = {run.row: run for run in reversed(grid.runs)}
     kept = dict(rows)
-    for variant, row in published.items():
+    for name, row in published.items():
         fits = all(facts == common for facts in row.common)
-        if fits and variant in first and row.described == _described(grid, first[variant]):
-            new = rows.get(variant, row)
-            kept[variant] = Row(
+        if fits and name in first and row.described == _described(grid, first[name]):
+            new = rows.get(name, row)
+            kept[name] = Row(
                 {**row.metrics, **new.metrics}, row.described, {**row.runs, **new.runs}
             )
     return kept
@@ -130,7 +142,7 @@ def run_sources(rows: Mapping[str, Row]) -> dict:
     """What runs were made from, each fact once.
 
     Returns:
-        "shared": the facts that are the same for all runs; "variants": by name, what describes it;
+        "shared": the facts that are the same for all runs; "variants": by row, what describes it;
         "runs": the seconds of each, and the facts that are not shared.
     """
     runs = {name: facts for row in rows.values() for name, facts in row.runs.items()}
@@ -142,7 +154,7 @@ def run_sources(rows: Mapping[str, Row]) -> dict:
     }
     return {
         "shared": {key: first[key] for key in first if key in shared},
-        "variants": {variant: row.described for variant, row in rows.items()},
+        "variants": {name: row.described for name, row in rows.items()},
         "runs": {
             name: {key: facts[key] for key in facts if key not in shared}
             for name, facts in runs.items()

@@ -22,6 +22,8 @@ VARIANTS = {
     "fvlm": "F-VLM",
 }
 
+_TIME_METRICS = ("AP", "APr", "APf")
+
 
 def laptop_world_table(summary: dict) -> str:
     """AP of every variant, with mean and spread over seeds.
@@ -113,8 +115,9 @@ def laptop_time_table(curves: dict) -> str:
     """
     rows = [
         f"| {VARIANTS[variant]} | {point['steps']} | {curve['preparation_minutes']:.1f} | "
-        f"{point['minutes']:.1f} | {_metrics(point)} | {point['n']} | "
-        f"{_beside(variant, curves, curve['preparation_minutes'] + point['minutes'])} |"
+        f"{point['minutes']:.1f} | {point['AP']['n']} | "
+        + " | ".join(mean_and_spread(point[name]) for name in _TIME_METRICS)
+        + f" | {_beside(point)} |"
         for variant, curve in curves.items()
         for point in curve["points"]
     ]
@@ -128,16 +131,17 @@ def laptop_time_table(curves: dict) -> str:
         )
     return "\n".join(
         [
-            f"**Accuracy against time**, the same world. {minutes} *Before* is the clock's time, "
-            "other runs beside it, to compute CLIP's embeddings of pictures and, for ViLD, the "
-            "proposals; the training of ViLD-text, which makes the proposals, is not counted. "
-            "Every number of steps is a run of its own, with its own schedule. A point with n = 1 "
-            "has no spread: a difference within the spread of the table above says nothing. The "
-            "last columns are those of GridCLIP's longest run that takes no more minutes in all.",
+            f"**Accuracy against time**, the same world. {minutes} *Before* is the clock's time "
+            "to compute CLIP's embeddings of pictures and, for ViLD, the proposals; the training "
+            "of ViLD-text, which makes the proposals, is not counted. Every number of steps is a "
+            "run of its own, with its own schedule. The last columns are of GridCLIP's longest run "
+            "that takes no more minutes in all: its AP minus that of the row, with intervals as "
+            "in the table above. Where either has one seed there is no interval, and a difference "
+            "within the spread of the table above says nothing.",
             "",
-            "| | steps | before, min | training, min | AP | APr | APf | n | GridCLIP's AP | APr "
-            "| APf |",
-            "|" + "---|" * 11,
+            "| | steps | before, min | training, min | n | AP | APr | APf | GridCLIP's steps "
+            "| its AP minus this | APr | APf |",
+            "|" + "---|" * 12,
             *rows,
             "",
             "![AP and APr against minutes](results/laptop_world_time.png)",
@@ -145,18 +149,16 @@ def laptop_time_table(curves: dict) -> str:
     )
 
 
-def _metrics(point: dict) -> str:
-    return " | ".join(f"{point[name]:.1f}" for name in ("AP", "APr", "APf"))
-
-
-def _beside(variant: str, curves: dict, minutes: float) -> str:
-    """The metrics of GridCLIP's longest run within these minutes, dashes where there is none;
-    nothing beside its own."""
-    if variant == "gridclip":
-        return " | | "
-    ours = curves.get("gridclip", {"points": []})
-    within = [p for p in ours["points"] if ours["preparation_minutes"] + p["minutes"] <= minutes]
-    return _metrics(within[-1]) if within else "– | – | –"
+def _beside(point: dict) -> str:
+    """GridCLIP's steps and its differences, dashes where none of its runs is as short; nothing
+    beside its own."""
+    if "gridclip" not in point:
+        return " | | | "
+    ours = point["gridclip"]
+    if ours is None:
+        return "– | – | – | –"
+    shown = " | ".join(difference(ours[name]) for name in _TIME_METRICS)
+    return f"{ours['steps']} | {shown}"
 
 
 def thresholds_table(record: dict) -> str:
