@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,16 +49,6 @@ WARMUP_STEPS = 50
 _EMBEDDINGS = ("text_embeddings", "image_embeddings", "proposals", "region_embeddings")
 
 
-def run_name(row: str, seed: int) -> str:
-    variant, *steps = row.split(" ", 1)
-    return " ".join([variant, f"seed {seed}", *steps])
-
-
-def row_of(run: str) -> str:
-    """The row of a run, by its name."""
-    return re.sub(r" seed \d+", "", run)
-
-
 class Run(NamedTuple):
     """A training, or the evaluation of another variant's weights.
 
@@ -70,14 +59,23 @@ class Run(NamedTuple):
     seed: int
     steps: int | None = None
 
+    @classmethod
+    def of_row(cls, row: str, seed: int) -> "Run":
+        variant, _, steps = row.partition(" steps ")
+        return cls(variant, seed, int(steps) if steps else None)
+
     @property
     def row(self) -> str:
-        """What runs that differ in their seed alone have in common."""
-        return self.variant + (f" steps {self.steps}" if self.steps else "")
+        """The name that it has in common with the runs of other seeds."""
+        return self.variant + self._steps
 
     @property
     def name(self) -> str:
-        return run_name(self.row, self.seed)
+        return f"{self.variant} seed {self.seed}{self._steps}"
+
+    @property
+    def _steps(self) -> str:
+        return f" steps {self.steps}" if self.steps else ""
 
     @property
     def folder(self) -> Path:

@@ -123,8 +123,8 @@ def write_rows(
 
 def _place(name: str) -> tuple[bool, int, int]:
     """The variants first, each with its other numbers of steps after them, from short to long."""
-    variant, _, steps = name.partition(" steps ")
-    return bool(steps), VARIANTS.index(variant), int(steps or 0)
+    run = Run.of_row(name, 0)
+    return run.steps is not None, VARIANTS.index(run.variant), run.steps or 0
 
 
 def _preparation_seconds(grid: Grid) -> dict[str, float]:
@@ -157,7 +157,7 @@ def write_curves(grid: Grid, rows: Mapping[str, Row], folder: Path) -> None:
 
 def _curve(grid: Grid, rows: Mapping[str, Row], curve: str, before: dict) -> dict:
     """Empty without a row whose minutes are known; ``before`` is what the file has."""
-    chosen = [row for name, row in rows.items() if name.partition(" steps ")[0] in CURVES[curve]]
+    chosen = [row for name, row in rows.items() if Run.of_row(name, 0).variant in CURVES[curve]]
     if not chosen:
         return {}
     facts = next(iter(chosen[0].runs.values()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from laptop_world.experiment import ROOT, Grid, Run, config_file, row_of, run_name
+from laptop_world.experiment import ROOT, Grid, Run, config_file
 
 _PROVENANCE = ("commit", "versions", "device", "processor")
 _INPUTS = ("clip_sha256", "annotations_sha256")
@@ -40,7 +40,7 @@ class Row:
         Args:
             name: the row's.
         """
-        wanted = [run_name(name, seed) for seed in seeds]
+        wanted = [Run.of_row(name, seed).name for seed in seeds]
         names = list(takewhile(self.runs.__contains__, wanted))
         metrics = {name: self.metrics[name] for name in names}
         return Row(metrics, self.described, {name: self.runs[name] for name in names})
@@ -92,9 +92,9 @@ def published_rows(folder: Path) -> tuple[dict[str, Row], dict[str, float]]:
     rows = {}
     for name, described in sources["variants"].items():
         runs = {
-            run: {**sources["shared"], **facts}
-            for run, facts in sources["runs"].items()
-            if row_of(run) == name
+            run: {**sources["shared"], **sources["runs"][run]}
+            for seed in sources["seeds"]
+            if (run := Run.of_row(name, seed).name) in sources["runs"]
         }
         metrics = _metrics_of_seeds(summary[name])
         rows[name] = Row(dict(zip(runs, metrics, strict=True)), described, runs)

@@ -1,5 +1,7 @@
 """The tables of the laptop world's results, in Markdown."""
 
+from laptop_world.differences import METRICS
+
 VARIANTS = {
     "gridclip": "GridCLIP",
     "gridclip_4000": "GridCLIP, 4,000 steps",
@@ -21,8 +23,6 @@ VARIANTS = {
     "vild_ensemble_dense": "ViLD-ensemble with dense scores",
     "fvlm": "F-VLM",
 }
-
-_TIME_METRICS = ("AP", "APr", "APf")
 
 
 def laptop_world_table(summary: dict) -> str:
@@ -116,7 +116,7 @@ def laptop_time_table(curves: dict) -> str:
     rows = [
         f"| {VARIANTS[variant]} | {point['steps']} | {curve['preparation_minutes']:.1f} | "
         f"{point['minutes']:.1f} | {point['AP']['n']} | "
-        + " | ".join(mean_and_spread(point[name]) for name in _TIME_METRICS)
+        + " | ".join(mean_and_spread(point[name]) for name in METRICS)
         + f" | {_beside(point)} |"
         for variant, curve in curves.items()
         for point in curve["points"]
@@ -157,7 +157,7 @@ def _beside(point: dict) -> str:
     ours = point["gridclip"]
     if ours is None:
         return "– | – | – | –"
-    shown = " | ".join(difference(ours[name]) for name in _TIME_METRICS)
+    shown = " | ".join(difference(ours[name]) for name in METRICS)
     return f"{ours['steps']} | {shown}"
 
 

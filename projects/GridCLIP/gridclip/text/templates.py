@@ -43,9 +43,9 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return TEMPLATES[templates]
     if not templates:
         raise ValueError("The list of prompt templates is empty; give at least '{}'.")
-    for template in templates:
-        if not _TEMPLATE.fullmatch(template):
-            raise ValueError(f"Prompt template {template!r} needs one '{{}}', and no other braces.")
+    for text in templates:
+        if not _TEMPLATE.fullmatch(text):
+            raise ValueError(f"A template has one '{{}}' and may have '{{article}}', not {text!r}.")
     return tuple(templates)
 
 
